@@ -1,0 +1,1 @@
+//! libfabric, loaded at run time.

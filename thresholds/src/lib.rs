@@ -1,0 +1,1 @@
+//! The language of measurement and of judgement.
