@@ -1,1 +1,6 @@
-//! The checks.
+//! The checks of dhc: what each one measures, the machine as they see it, and readers of the tools they drive.
+
+pub mod catalog;
+pub mod check;
+pub mod format;
+pub mod host;

@@ -1,0 +1,320 @@
+//! The contract between a check and everything else.
+//!
+//! A check measures one thing on one node, or says why it could not look. It cannot pass, fail or skip: whether it
+//! applies is decided by the plan from the instance type's table, and what its numbers mean by
+//! [`dhc_thresholds::judge`]. Whatever the hardware says, however bad, is a measurement; an [`Err`] means that *we*
+//! could not look.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subject, Value};
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// All that is known of a check without running it.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its name on the command line, in results and as its file.
+    pub name: &'static str,
+    /// One sentence for `dhc list`.
+    pub about: &'static str,
+    /// What it looks at, why that matters and what its verdicts mean, for `dhc explain`.
+    pub explain: &'static str,
+    /// All that it may record.
+    pub metrics: &'static [&'static Metric],
+    /// The hardware that the instance type must have for the check to apply; `None` applies everywhere.
+    pub needs: Option<Hardware>,
+    /// Words to select it by: `gpu`, `neuron`, `network`, `host`, `quick`, `long`.
+    pub tags: &'static [&'static str],
+    /// Whether other checks may run beside it.
+    pub company: Company,
+    /// What the user may set with `--set CHECK.OPTION=VALUE`.
+    pub options: &'static [OptionSpec],
+}
+
+/// Whether a check bears others beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// It only reads; anything may run beside it.
+    Welcome,
+    /// It loads the machine; it has to be alone, or others would disturb it and it them.
+    Alone,
+}
+
+/// One thing about a check that the user may set.
+#[derive(Debug)]
+pub struct OptionSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is when the user says nothing.
+    pub default: &'static str,
+    /// One sentence: what it does and what it may be.
+    pub about: &'static str,
+}
+
+/// How long a check may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// How long it takes on a sound node; what a progress display promises.
+    pub expected: Duration,
+    /// When the runner stops it.
+    pub deadline: Duration,
+}
+
+/// A check of one node.
+pub trait InstanceCheck: Sync {
+    /// What is known of it without running it.
+    fn spec(&self) -> &'static Spec;
+
+    /// How long it may take with these options (of [`Task::options`]).
+    fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
+        let _ = options;
+        Budget {
+            expected: Duration::from_secs(1),
+            deadline: Duration::from_secs(30),
+        }
+    }
+
+    /// Measures, and records each thing as soon as it is seen, so that what was seen before a crash or deadline is kept.
+    ///
+    /// # Errors
+    /// When the check itself could not look; never because of what it saw.
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError>;
+}
+
+/// What a check is given. It travels as JSON to the process that runs the check.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The machine.
+    pub host: Host,
+    /// The instance type, if it is known.
+    pub instance_type: Option<String>,
+    /// The user's settings for this check; a missing one has its default, see [`Task::option`].
+    pub options: BTreeMap<String, String>,
+    /// Where a check may keep a reading from one run to the next; `None` where nothing may be kept.
+    pub state: Option<PathBuf>,
+    /// How long the check has, so that it can stop its tools in time to say so.
+    pub deadline: Duration,
+}
+
+impl Task {
+    /// The value of an option of `spec`: the user's or the default.
+    ///
+    /// # Panics
+    /// When `spec` declares no such option, which is a mistake in the check.
+    pub fn option<'a>(&'a self, spec: &'static Spec, name: &str) -> &'a str {
+        let declared = spec.options.iter().find(|option| option.name == name);
+        let default = declared
+            .expect("a check asks only for options that it declares")
+            .default;
+        self.options.get(name).map_or(default, String::as_str)
+    }
+}
+
+/// Why a check could not look. One variant per thing that an operator would do differently.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Something is not installed or not running, and the message says what to do about it.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A tool or file said something that is not in its format.
+    #[error("{0}")]
+    NotUnderstood(String),
+    /// A tool did not end in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// An option has a value that it cannot have.
+    #[error("option `{option}` of `{check}` cannot be `{value}`: {why}")]
+    Option {
+        /// The check.
+        check: &'static str,
+        /// The option.
+        option: &'static str,
+        /// What the user gave.
+        value: String,
+        /// Why not, and what may be given.
+        why: String,
+    },
+    /// The check recorded something that its [`Spec`] does not declare: a mistake in dhc.
+    #[error(
+        "dhc has a mistake: check `{check}` recorded `{metric}`, which it does not declare; please report it"
+    )]
+    Undeclared {
+        /// The check.
+        check: &'static str,
+        /// The metric.
+        metric: String,
+    },
+    /// What was recorded could not be handed to the runner.
+    #[error("cannot hand measurements to the runner")]
+    Runner(#[source] std::io::Error),
+}
+
+/// One line from the process of a check to the runner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", content = "of", rename_all = "snake_case")]
+pub enum Event {
+    /// Something was measured.
+    Measurement(Measurement),
+    /// A device was seen.
+    Device(Device),
+    /// Something could not be read.
+    Gap(Gap),
+    /// A remark.
+    Note(String),
+    /// Proof.
+    Evidence(Evidence),
+    /// A sign of life of a long check: what it is doing now.
+    Progress(String),
+    /// The check could not look; the last line.
+    Failed(String),
+    /// The check has finished; the last line. Without one of the two the process died.
+    Finished,
+}
+
+/// Where a check puts what it sees. Each call writes and flushes one JSON line.
+pub struct Recorder<'a> {
+    spec: &'static Spec,
+    sink: &'a mut dyn Write,
+}
+
+impl<'a> Recorder<'a> {
+    /// A recorder for the check of `spec`, writing lines of [`Event`] to `sink`.
+    pub fn new(spec: &'static Spec, sink: &'a mut dyn Write) -> Self {
+        Recorder { spec, sink }
+    }
+
+    /// Records a measurement, made with [`Metric::of`]. A number that is not finite becomes a gap.
+    ///
+    /// # Errors
+    /// When the metric is not declared, or the runner is gone.
+    pub fn add(&mut self, measurement: Measurement) -> Result<(), CheckError> {
+        let Some(metric) = self
+            .spec
+            .metrics
+            .iter()
+            .find(|metric| metric.name == measurement.metric)
+        else {
+            return Err(CheckError::Undeclared {
+                check: self.spec.name,
+                metric: measurement.metric.into_owned(),
+            });
+        };
+        if !measurement.value.suits(metric.unit) {
+            let why = format!("`{}` is not a value in {}", measurement.value, metric.unit);
+            return self.gap(metric, measurement.subject, why);
+        }
+        self.send(&Event::Measurement(measurement))
+    }
+
+    /// Records the value of a metric on a subject.
+    ///
+    /// # Errors
+    /// As [`Recorder::add`].
+    pub fn measure(
+        &mut self,
+        metric: &Metric,
+        subject: Subject,
+        value: impl Into<Value>,
+    ) -> Result<(), CheckError> {
+        self.add(metric.of(subject, value))
+    }
+
+    /// Records that a metric could not be read on a subject, and why: neither zero nor fine.
+    ///
+    /// # Errors
+    /// As [`Recorder::add`].
+    pub fn gap(
+        &mut self,
+        metric: &Metric,
+        subject: Subject,
+        why: impl Into<String>,
+    ) -> Result<(), CheckError> {
+        self.send(&Event::Gap(Gap {
+            metric: metric.name.into(),
+            subject,
+            why: why.into(),
+        }))
+    }
+
+    /// Records a device and what the outside calls it; once per device.
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn device<K: Into<String>>(
+        &mut self,
+        subject: Subject,
+        identity: impl IntoIterator<Item = (K, String)>,
+    ) -> Result<(), CheckError> {
+        let identity = identity
+            .into_iter()
+            .map(|(key, value)| (key.into(), value))
+            .collect();
+        self.send(&Event::Device(Device { subject, identity }))
+    }
+
+    /// Records a remark for people that decides nothing.
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn note(&mut self, text: impl Into<String>) -> Result<(), CheckError> {
+        self.send(&Event::Note(text.into()))
+    }
+
+    /// Keeps proof.
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn evidence(&mut self, evidence: Evidence) -> Result<(), CheckError> {
+        self.send(&Event::Evidence(evidence))
+    }
+
+    /// Says what a long check is doing now.
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn progress(&mut self, what: impl Into<String>) -> Result<(), CheckError> {
+        self.send(&Event::Progress(what.into()))
+    }
+
+    fn send(&mut self, event: &Event) -> Result<(), CheckError> {
+        write_event(self.sink, event).map_err(CheckError::Runner)
+    }
+}
+
+/// Runs a check and writes all that it sees to `sink`, the last line saying how it ended.
+///
+/// # Errors
+/// When `sink` cannot be written to; all else is told in the last line.
+pub fn run(check: &dyn InstanceCheck, task: &Task, sink: &mut dyn Write) -> std::io::Result<()> {
+    let mut record = Recorder::new(check.spec(), sink);
+    let last = match check.measure(task, &mut record) {
+        Ok(()) => Event::Finished,
+        Err(CheckError::Runner(error)) => return Err(error),
+        Err(error) => Event::Failed(chain(&error)),
+    };
+    write_event(sink, &last)
+}
+
+/// An error and its causes on one line, outermost first.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn write_event(sink: &mut dyn Write, event: &Event) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    sink.write_all(&line)?;
+    sink.flush()
+}

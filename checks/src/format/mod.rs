@@ -1,0 +1,1 @@
+//! Readers of what tools and the kernel print: text to values, pure. One file per tool or format.
