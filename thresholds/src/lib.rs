@@ -6,12 +6,24 @@
 
 mod fault;
 mod hardware;
+mod judge;
 mod measurement;
+mod report;
+mod table;
 mod unit;
 
 pub use fault::{Action, Fault, Faults};
 pub use hardware::Hardware;
+pub use judge::{Bound, Finding, Status, Verdict, judge};
 pub use measurement::{
     At, Device, Ending, Evidence, Gap, Kind, Measurement, Metric, Record, Role, Subject,
+};
+pub use report::{
+    CheckReport, FaultReport, Identity, JudgedBy, NodeReport, REPORT_SCHEMA, Report, ReportError,
+    Run,
+};
+pub use table::{
+    Bounds, Conditions, Due, GENERIC, Limit, Number, TABLE_SCHEMA, Table, TableError, TableErrors,
+    TableFile, built_in,
 };
 pub use unit::{Unit, Value};

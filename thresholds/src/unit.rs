@@ -150,6 +150,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::Count(count) => write!(f, "{count}"),
+            Value::Real(real) if real.fract() == 0.0 && real.abs() < 1e15 => write!(f, "{real:.0}"),
             Value::Real(real) if real.abs() >= 100.0 => write!(f, "{real:.1}"),
             Value::Real(real) => write!(f, "{real:.3}"),
             Value::Word(word) => f.write_str(word),

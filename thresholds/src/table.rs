@@ -1,0 +1,773 @@
+//! The threshold table of an instance type: what hardware is due, and which bounds its measurements must keep.
+//!
+//! A table is pure data in TOML. Whatever cannot be meant is refused with file, line and column: an unknown key or
+//! metric, another unit than the metric's, bounds that contradict each other, a limit that nothing could break, a
+//! number without a source. A table may extend another one: its entries replace those about the same thing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::hardware::Hardware;
+use crate::measurement::{At, Metric};
+use crate::unit::{Unit, Value};
+
+/// What `schema` says in a threshold file that this version reads.
+pub const TABLE_SCHEMA: &str = "dhc.thresholds/1";
+
+/// The instance type of the table that every other one extends in the end: what holds for every machine.
+pub const GENERIC: &str = "generic";
+
+/// How many tables may extend one another; more is a circle.
+const EXTENDS_MAX: usize = 8;
+
+/// What is due for one instance type.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Table {
+    /// The instance type, as the cloud or vendor writes it.
+    pub instance_type: String,
+    /// Other names by which firmware or people call it.
+    pub aliases: Vec<String>,
+    /// What is counted; a kind that is not here is not known of this type.
+    pub hardware: BTreeMap<Hardware, Due>,
+    /// The bounds.
+    pub limits: Vec<Limit>,
+}
+
+/// How many of a kind of hardware are due.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Due {
+    /// How many; 0 says that the type has none.
+    pub count: u64,
+    /// Where the number comes from.
+    pub source: String,
+}
+
+/// One bound on one metric.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limit {
+    /// The metric.
+    pub metric: String,
+    /// Its unit.
+    pub unit: Unit,
+    /// Under which conditions the limit holds; the limit that names most conditions wins.
+    pub at: Conditions,
+    /// What breaks it.
+    pub bounds: Bounds,
+    /// On how many subjects the metric has to be measured.
+    pub subjects: Option<Number>,
+    /// The fault class of a broken limit, if not the metric's or measurement's.
+    pub fault: Option<String>,
+    /// Where the numbers come from.
+    pub source: String,
+    /// Which table the limit stands in.
+    pub origin: String,
+}
+
+/// Conditions of a limit; what is not named may be anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Conditions {
+    /// Message size in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Nodes that take part, from and to, both included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<(u32, u32)>,
+    /// Provider or transport.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+}
+
+impl Conditions {
+    /// Whether they hold for a measurement taken at `taken`.
+    pub fn hold(&self, taken: &At) -> bool {
+        self.bytes.is_none_or(|bytes| taken.bytes == Some(bytes))
+            && self.nodes.is_none_or(|(from, to)| {
+                taken
+                    .nodes
+                    .is_some_and(|nodes| (from..=to).contains(&nodes))
+            })
+            && self
+                .provider
+                .as_ref()
+                .is_none_or(|provider| taken.provider.as_ref() == Some(provider))
+    }
+
+    /// How many conditions are named.
+    pub fn count(&self) -> usize {
+        usize::from(self.bytes.is_some())
+            + usize::from(self.nodes.is_some())
+            + usize::from(self.provider.is_some())
+    }
+}
+
+/// What breaks a limit. A value *at* a bound keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Bounds {
+    /// Below this: fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fail_below: Option<Number>,
+    /// Above this: fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fail_above: Option<Number>,
+    /// Below this: warn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warn_below: Option<Number>,
+    /// Above this: warn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warn_above: Option<Number>,
+    /// Anything else: fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Number>,
+    /// A word that is not among these: fail.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub one_of: Vec<String>,
+    /// A word that is among these: warn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warn_if: Vec<String>,
+}
+
+impl Bounds {
+    fn numbers(&self) -> [(&'static str, Option<Number>); 5] {
+        [
+            ("fail_below", self.fail_below),
+            ("fail_above", self.fail_above),
+            ("warn_below", self.warn_below),
+            ("warn_above", self.warn_above),
+            ("expect", self.expect),
+        ]
+    }
+}
+
+/// A number, or the number of some hardware that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Number {
+    /// This number.
+    Fixed(f64),
+    /// As many as the table has of this hardware.
+    Due {
+        /// Which.
+        hardware: Hardware,
+    },
+}
+
+/// A mistake in a threshold file, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}:{line}:{column}: {what}")]
+pub struct TableError {
+    /// The file, or the name of the built-in table.
+    pub origin: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1, in characters.
+    pub column: usize,
+    /// What is wrong and what to do.
+    pub what: String,
+}
+
+/// All mistakes of one threshold file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableErrors(pub Vec<TableError>);
+
+impl fmt::Display for TableErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, error) in self.0.iter().enumerate() {
+            if place > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for TableErrors {}
+
+/// The form of a threshold file.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "dhc threshold file")]
+pub struct TableFile {
+    /// Always `dhc.thresholds/1`.
+    #[schemars(with = "String")]
+    schema: Spanned<String>,
+    /// The instance type that the file is about.
+    #[schemars(with = "String")]
+    instance_type: Spanned<String>,
+    /// Other names of the type, as DMI or people give them.
+    #[serde(default)]
+    aliases: Vec<String>,
+    /// The table whose entries hold where this file says nothing; `generic` if it is left out.
+    #[schemars(with = "Option<String>")]
+    extends: Option<Spanned<String>>,
+    /// What hardware is due.
+    #[serde(default)]
+    #[schemars(with = "Vec<HardwareEntry>")]
+    hardware: Vec<Spanned<HardwareEntry>>,
+    /// The bounds.
+    #[serde(default)]
+    #[schemars(with = "Vec<LimitEntry>")]
+    limit: Vec<Spanned<LimitEntry>>,
+}
+
+/// One `[[hardware]]` of a threshold file.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HardwareEntry {
+    /// What.
+    kind: Hardware,
+    /// How many; 0 says that the type has none.
+    count: u64,
+    /// Where the number comes from.
+    #[schemars(with = "String")]
+    source: Spanned<String>,
+}
+
+/// One `[[limit]]` of a threshold file.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LimitEntry {
+    /// The metric, as `dhc list --metrics` shows it.
+    #[schemars(with = "String")]
+    metric: Spanned<String>,
+    /// The metric's unit.
+    #[schemars(with = "Unit")]
+    unit: Spanned<Unit>,
+    /// Under which conditions.
+    #[serde(default)]
+    at: ConditionsEntry,
+    /// Below this: fail.
+    fail_below: Option<Number>,
+    /// Above this: fail.
+    fail_above: Option<Number>,
+    /// Below this: warn.
+    warn_below: Option<Number>,
+    /// Above this: warn.
+    warn_above: Option<Number>,
+    /// Anything else: fail.
+    expect: Option<Number>,
+    /// A word that is not among these: fail.
+    #[serde(default)]
+    one_of: Vec<String>,
+    /// A word that is among these: warn.
+    #[serde(default)]
+    warn_if: Vec<String>,
+    /// On how many subjects the metric has to be measured.
+    subjects: Option<Number>,
+    /// The fault class of a broken limit.
+    fault: Option<String>,
+    /// Where the numbers come from.
+    #[schemars(with = "String")]
+    source: Spanned<String>,
+}
+
+/// The `at` of a limit.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ConditionsEntry {
+    /// Message size in bytes.
+    bytes: Option<u64>,
+    /// Number of nodes: `"4"`, or a range such as `"2..8"` (both included) or `"2.."`.
+    #[schemars(with = "Option<String>")]
+    nodes: Option<Spanned<String>>,
+    /// Provider or transport.
+    provider: Option<String>,
+}
+
+impl Table {
+    /// Reads the table in `text`. `origin` names it in messages and in every limit; `metrics` are all that checks
+    /// declare; `base` finds the table that this one extends.
+    ///
+    /// # Errors
+    /// All mistakes found, each with line and column.
+    pub fn parse(
+        text: &str,
+        origin: &str,
+        metrics: &[&Metric],
+        base: &dyn Fn(&str) -> Option<Table>,
+    ) -> Result<Table, TableErrors> {
+        let mut reading = Reading {
+            text,
+            origin,
+            errors: Vec::new(),
+        };
+        let file: TableFile = match toml::from_str(text) {
+            Ok(file) => file,
+            Err(error) => {
+                let at = error.span().map_or(0, |span| span.start);
+                reading.refuse(at, error.message().to_owned());
+                return Err(TableErrors(reading.errors));
+            }
+        };
+        let table = reading.table(file, metrics, base);
+        if reading.errors.is_empty() {
+            Ok(table)
+        } else {
+            Err(TableErrors(reading.errors))
+        }
+    }
+
+    /// Whether `name` is this type's name or one of its aliases.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.instance_type == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// Whether the table is about machines in general and says nothing about a type.
+    pub fn is_generic(&self) -> bool {
+        self.instance_type == GENERIC
+    }
+
+    /// How many of this hardware are due, if the table says.
+    pub fn due(&self, hardware: Hardware) -> Option<u64> {
+        self.hardware.get(&hardware).map(|due| due.count)
+    }
+
+    /// The number that is meant, if the table knows it.
+    #[expect(clippy::cast_precision_loss, reason = "counts of devices are small")]
+    pub fn number(&self, number: Number) -> Option<f64> {
+        match number {
+            Number::Fixed(number) => Some(number),
+            Number::Due { hardware } => self.due(hardware).map(|count| count as f64),
+        }
+    }
+
+    /// The limits that hold for `metric` measured at `taken`: those that name most conditions.
+    pub fn limits(&self, metric: &str, taken: &At) -> Vec<&Limit> {
+        let mut holding: Vec<&Limit> = self
+            .limits
+            .iter()
+            .filter(|limit| limit.metric == metric && limit.at.hold(taken))
+            .collect();
+        let most = holding
+            .iter()
+            .map(|limit| limit.at.count())
+            .max()
+            .unwrap_or(0);
+        holding.retain(|limit| limit.at.count() == most);
+        holding
+    }
+}
+
+/// The reading of one file, collecting its mistakes.
+struct Reading<'a> {
+    text: &'a str,
+    origin: &'a str,
+    errors: Vec<TableError>,
+}
+
+impl Reading<'_> {
+    fn table(
+        &mut self,
+        file: TableFile,
+        metrics: &[&Metric],
+        base: &dyn Fn(&str) -> Option<Table>,
+    ) -> Table {
+        if file.schema.get_ref() != TABLE_SCHEMA {
+            let what = format!(
+                "schema `{}` is not one that this dhc reads; write `{TABLE_SCHEMA}` or use the dhc that wrote it",
+                file.schema.get_ref()
+            );
+            self.refuse(file.schema.span().start, what);
+        }
+        let instance_type = file.instance_type.into_inner();
+        let mut table = self.base(file.extends, &instance_type, base);
+        table.instance_type = instance_type;
+        table.aliases = file.aliases;
+        let mut seen = BTreeMap::new();
+        for entry in file.hardware {
+            let at = entry.span().start;
+            let entry = entry.into_inner();
+            if seen.insert(entry.kind, at).is_some() {
+                self.refuse(
+                    at,
+                    "this kind of hardware stands twice; keep one of the two".to_owned(),
+                );
+            }
+            let source = self.source(entry.source);
+            table.hardware.insert(
+                entry.kind,
+                Due {
+                    count: entry.count,
+                    source,
+                },
+            );
+        }
+        let inherited = std::mem::take(&mut table.limits);
+        let mut own: Vec<Limit> = Vec::new();
+        for entry in file.limit {
+            let at = entry.span().start;
+            let Some(limit) = self.limit(entry.into_inner(), metrics) else {
+                continue;
+            };
+            if own.iter().any(|other| about_the_same(other, &limit)) {
+                let what = format!(
+                    "a limit on `{}` under these conditions stands twice; keep one",
+                    limit.metric
+                );
+                self.refuse(at, what);
+            }
+            own.push(limit);
+        }
+        table.limits = inherited
+            .into_iter()
+            .filter(|old| !own.iter().any(|new| about_the_same(old, new)))
+            .collect();
+        table.limits.extend(own);
+        table
+    }
+
+    /// The table that this one starts from.
+    fn base(
+        &mut self,
+        extends: Option<Spanned<String>>,
+        instance_type: &str,
+        base: &dyn Fn(&str) -> Option<Table>,
+    ) -> Table {
+        let empty = || Table {
+            instance_type: String::new(),
+            aliases: Vec::new(),
+            hardware: BTreeMap::new(),
+            limits: Vec::new(),
+        };
+        let Some(extends) = extends else {
+            return if instance_type == GENERIC {
+                empty()
+            } else {
+                base(GENERIC).unwrap_or_else(empty)
+            };
+        };
+        let name = extends.get_ref();
+        base(name).unwrap_or_else(|| {
+            let what = format!(
+                "there is no built-in table `{name}` to extend; `dhc thresholds show` lists them"
+            );
+            self.refuse(extends.span().start, what);
+            empty()
+        })
+    }
+
+    fn limit(&mut self, entry: LimitEntry, metrics: &[&Metric]) -> Option<Limit> {
+        let name = entry.metric.get_ref();
+        let Some(metric) = metrics.iter().find(|metric| metric.name == name) else {
+            let near = nearest(name, metrics)
+                .map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+            let what = format!(
+                "no check measures `{name}`{near}; `dhc list --metrics` shows what can be limited"
+            );
+            self.refuse(entry.metric.span().start, what);
+            return None;
+        };
+        let unit = *entry.unit.get_ref();
+        if unit != metric.unit {
+            let what = format!(
+                "the limit is in {unit}, but `{name}` is measured in {}; change `unit` and convert the bounds",
+                metric.unit
+            );
+            self.refuse(entry.unit.span().start, what);
+        }
+        let bounds = Bounds {
+            fail_below: entry.fail_below,
+            fail_above: entry.fail_above,
+            warn_below: entry.warn_below,
+            warn_above: entry.warn_above,
+            expect: entry.expect,
+            one_of: entry.one_of,
+            warn_if: entry.warn_if,
+        };
+        if let Err(what) = sound(&bounds, metric) {
+            self.refuse(entry.metric.span().start, what);
+        }
+        let nodes = entry.at.nodes.and_then(|nodes| self.nodes(&nodes));
+        Some(Limit {
+            metric: name.clone(),
+            unit,
+            at: Conditions {
+                bytes: entry.at.bytes,
+                nodes,
+                provider: entry.at.provider,
+            },
+            bounds,
+            subjects: entry.subjects,
+            fault: entry.fault,
+            source: self.source(entry.source),
+            origin: self.origin.to_owned(),
+        })
+    }
+
+    fn nodes(&mut self, text: &Spanned<String>) -> Option<(u32, u32)> {
+        let range = match text.get_ref().split_once("..") {
+            Some((from, "")) => from.trim().parse().ok().map(|from| (from, u32::MAX)),
+            Some((from, to)) => from.trim().parse().ok().zip(to.trim().parse().ok()),
+            None => text
+                .get_ref()
+                .trim()
+                .parse()
+                .ok()
+                .map(|nodes| (nodes, nodes)),
+        };
+        if range.is_none_or(|(from, to)| from > to || from == 0) {
+            let what = format!(
+                "`{}` is not a number of nodes; write \"4\", \"2..8\" or \"2..\"",
+                text.get_ref()
+            );
+            self.refuse(text.span().start, what);
+        }
+        range
+    }
+
+    fn source(&mut self, source: Spanned<String>) -> String {
+        if source.get_ref().trim().is_empty() {
+            let what =
+                "`source` is empty; say who measured or published the number, where and when"
+                    .to_owned();
+            self.refuse(source.span().start, what);
+        }
+        source.into_inner()
+    }
+
+    fn refuse(&mut self, offset: usize, what: String) {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        self.errors.push(TableError {
+            origin: self.origin.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            what,
+        });
+    }
+}
+
+/// Whether two limits are about the same metric under the same conditions, so that one replaces the other.
+fn about_the_same(one: &Limit, other: &Limit) -> bool {
+    one.metric == other.metric && one.at == other.at
+}
+
+/// Whether bounds can be meant: something can break them, they fit the metric, and none contradicts another.
+fn sound(bounds: &Bounds, metric: &Metric) -> Result<(), String> {
+    let name = metric.name;
+    let numbers: Vec<_> = bounds
+        .numbers()
+        .into_iter()
+        .filter_map(|(key, number)| Some((key, number?)))
+        .collect();
+    let words = !bounds.one_of.is_empty() || !bounds.warn_if.is_empty();
+    if numbers.is_empty() && !words {
+        return Err(format!(
+            "nothing could break this limit on `{name}`; give it a bound or remove it"
+        ));
+    }
+    if metric.unit.is_word() && !numbers.is_empty() {
+        return Err(format!(
+            "`{name}` is a word; limit it with `one_of` or `warn_if`, not with a number"
+        ));
+    }
+    if !metric.unit.is_word() && words {
+        return Err(format!(
+            "`{name}` is a number; limit it with `expect`, `fail_below` and the like, not with words"
+        ));
+    }
+    if let Some((key, _)) = numbers
+        .iter()
+        .find(|(_, number)| matches!(number, Number::Fixed(n) if !n.is_finite()))
+    {
+        return Err(format!("`{key}` is not a finite number"));
+    }
+    let fixed = |number: Option<Number>| match number {
+        Some(Number::Fixed(number)) => Some(number),
+        Some(Number::Due { .. }) | None => None,
+    };
+    let ordered = |low: Option<Number>, high: Option<Number>| {
+        fixed(low)
+            .zip(fixed(high))
+            .is_none_or(|(low, high)| low <= high)
+    };
+    let pairs = [
+        (
+            "fail_below",
+            bounds.fail_below,
+            "fail_above",
+            bounds.fail_above,
+        ),
+        (
+            "fail_below",
+            bounds.fail_below,
+            "warn_below",
+            bounds.warn_below,
+        ),
+        (
+            "warn_above",
+            bounds.warn_above,
+            "fail_above",
+            bounds.fail_above,
+        ),
+        (
+            "warn_below",
+            bounds.warn_below,
+            "warn_above",
+            bounds.warn_above,
+        ),
+        (
+            "warn_below",
+            bounds.warn_below,
+            "fail_above",
+            bounds.fail_above,
+        ),
+        (
+            "fail_below",
+            bounds.fail_below,
+            "warn_above",
+            bounds.warn_above,
+        ),
+    ];
+    for (low_key, low, high_key, high) in pairs {
+        if !ordered(low, high) {
+            return Err(format!(
+                "`{low_key}` is above `{high_key}`, which contradict each other; swap or correct them"
+            ));
+        }
+    }
+    if bounds.expect.is_some() && numbers.len() > 1 {
+        return Err(
+            "`expect` allows one value alone, so other bounds beside it contradict it; keep one"
+                .to_owned(),
+        );
+    }
+    if let Some(both) = bounds
+        .warn_if
+        .iter()
+        .find(|word| !bounds.one_of.is_empty() && !bounds.one_of.contains(word))
+    {
+        return Err(format!(
+            "`{both}` is in `warn_if` but not in `one_of`, so it fails before it could warn"
+        ));
+    }
+    Ok(())
+}
+
+/// The declared metric that is spelled most like `name`, if any is near.
+fn nearest<'a>(name: &str, metrics: &[&'a Metric]) -> Option<&'a str> {
+    let candidates = metrics
+        .iter()
+        .map(|metric| (distance(name, metric.name), metric.name));
+    candidates
+        .filter(|(distance, _)| *distance <= 3)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance of two short texts.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+/// The built-in tables.
+pub mod built_in {
+    use super::{EXTENDS_MAX, GENERIC, Metric, Table, TableErrors};
+
+    include!(concat!(env!("OUT_DIR"), "/instances.rs"));
+
+    /// The file names of all built-in tables without their ending, `generic` among them, in alphabetical order.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        INSTANCES.iter().map(|(name, _)| *name)
+    }
+
+    /// The text of a built-in table.
+    pub fn text(name: &str) -> Option<&'static str> {
+        INSTANCES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, text)| *text)
+    }
+
+    /// The built-in table whose file has this name.
+    ///
+    /// # Errors
+    /// When the built-in text has a mistake, which a test rules out for the metrics of this version.
+    pub fn load(name: &str, metrics: &[&Metric]) -> Option<Result<Table, TableErrors>> {
+        load_below(name, metrics, EXTENDS_MAX)
+    }
+
+    /// The built-in table of the type that is called `name` by anyone.
+    pub fn find(name: &str, metrics: &[&Metric]) -> Option<Table> {
+        let plain = |file: &str| file == name && file != GENERIC;
+        let file = names().find(|file| plain(file)).or_else(|| {
+            names().filter(|file| *file != GENERIC).find(|file| {
+                text(file).is_some_and(|text| text.contains(name))
+                    && load(file, metrics)
+                        .is_some_and(|table| table.is_ok_and(|table| table.is_called(name)))
+            })
+        })?;
+        load(file, metrics)?.ok()
+    }
+
+    /// What holds for every machine.
+    pub fn generic(metrics: &[&Metric]) -> Table {
+        let table = load(GENERIC, metrics).expect("generic.toml is compiled in");
+        table.expect("a test parses every built-in table")
+    }
+
+    fn load_below(
+        name: &str,
+        metrics: &[&Metric],
+        depth: usize,
+    ) -> Option<Result<Table, TableErrors>> {
+        let base = |base: &str| load_below(base, metrics, depth.checked_sub(1)?)?.ok();
+        Some(Table::parse(text(name)?, name, metrics, &base))
+    }
+}
+
+impl Limit {
+    /// The bounds as a person reads them: `>= 430 GB/s`.
+    pub fn describe(&self, table: &Table) -> String {
+        let number = |number: Number| {
+            table
+                .number(number)
+                .map_or_else(|| "?".to_owned(), |n| Value::Real(n).to_string())
+        };
+        let bounds = &self.bounds;
+        let mut parts = Vec::new();
+        let unit = self.unit;
+        parts.extend(bounds.expect.map(|n| format!("= {} {unit}", number(n))));
+        parts.extend(
+            bounds
+                .fail_below
+                .map(|n| format!(">= {} {unit}", number(n))),
+        );
+        parts.extend(
+            bounds
+                .fail_above
+                .map(|n| format!("<= {} {unit}", number(n))),
+        );
+        parts.extend(
+            bounds
+                .warn_below
+                .map(|n| format!("warns below {} {unit}", number(n))),
+        );
+        parts.extend(
+            bounds
+                .warn_above
+                .map(|n| format!("warns above {} {unit}", number(n))),
+        );
+        if !bounds.one_of.is_empty() {
+            parts.push(format!("one of {}", bounds.one_of.join(", ")));
+        }
+        if !bounds.warn_if.is_empty() {
+            parts.push(format!("warns if {}", bounds.warn_if.join(", ")));
+        }
+        parts.join(", ")
+    }
+}
