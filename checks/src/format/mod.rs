@@ -1,1 +1,4 @@
 //! Readers of what tools and the kernel print: text to values, pure. One file per tool or format.
+
+pub mod kernel_log;
+pub mod sysfs;
