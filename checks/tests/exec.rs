@@ -1,6 +1,7 @@
 //! Tools that misbehave, run for real: each is a small script in a directory of its own.
 #![expect(
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     reason = "tests look at the machine directly"
 )]
 
