@@ -2,4 +2,5 @@
 
 pub mod json;
 pub mod kernel_log;
+pub mod nccom_test;
 pub mod sysfs;
