@@ -2,11 +2,17 @@
 
 mod host;
 mod loopback;
+mod nccom_local;
+mod neuron_count;
+mod neuron_sysfs;
 
 use crate::check::InstanceCheck;
 
 /// Every check, in the order in which `dhc list` shows them and results hold them.
 pub const CHECKS: &[&dyn InstanceCheck] = &[
+    &neuron_count::NeuronCount,
+    &neuron_sysfs::NeuronSysfs,
+    &nccom_local::NccomLocal,
     &loopback::EFA_LOOPBACK,
     &loopback::FABRIC_LOOPBACK,
     &host::HostCheck,

@@ -3,4 +3,5 @@
 pub mod json;
 pub mod kernel_log;
 pub mod nccom_test;
+pub mod neuron_sysfs;
 pub mod sysfs;
