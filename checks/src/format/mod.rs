@@ -1,1 +1,2 @@
 //! Readers of what tools and the kernel print: text to values, pure. One file per tool or format.
+pub mod dcgmi;
