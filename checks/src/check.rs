@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subject, Value};
 use serde::{Deserialize, Serialize};
@@ -124,7 +124,7 @@ pub enum CheckError {
     /// A tool or file said something that is not in its format.
     #[error("{0}")]
     NotUnderstood(String),
-    /// A tool did not end in time.
+    /// A tool did not end in time and was killed; the message says which and where it got stuck.
     #[error("{0}")]
     TimedOut(String),
     /// An option has a value that it cannot have.
@@ -172,6 +172,11 @@ pub enum Event {
     Progress(String),
     /// The check could not look; the last line.
     Failed(String),
+    /// A tool of the check did not end in time; the last line.
+    TimedOut {
+        /// After how many milliseconds.
+        after_ms: u64,
+    },
     /// The check has finished; the last line. Without one of the two the process died.
     Finished,
 }
@@ -291,10 +296,18 @@ impl<'a> Recorder<'a> {
 /// # Errors
 /// When `sink` cannot be written to; all else is told in the last line.
 pub fn run(check: &dyn InstanceCheck, task: &Task, sink: &mut dyn Write) -> std::io::Result<()> {
+    let begun = Instant::now();
     let mut record = Recorder::new(check.spec(), sink);
     let last = match check.measure(task, &mut record) {
         Ok(()) => Event::Finished,
         Err(CheckError::Runner(error)) => return Err(error),
+        Err(CheckError::TimedOut(what)) => {
+            write_event(sink, &Event::Note(what))?;
+            let after = begun.elapsed().as_millis();
+            Event::TimedOut {
+                after_ms: u64::try_from(after).unwrap_or(u64::MAX),
+            }
+        }
         Err(error) => Event::Failed(chain(&error)),
     };
     write_event(sink, &last)

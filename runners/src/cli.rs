@@ -1,0 +1,271 @@
+//! The command line. Parsing has no effects; `main` acts on what is parsed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Deep health check for AI clusters: measures a node, judges it by its instance type's thresholds, and says what to do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dhc",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit status: 0 pass, 1 warn, 2 fail, 3 unknown or incomplete, 4 error, 64 wrong usage."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check this node and leave a verdict.
+    Run(RunArgs),
+    /// List the checks.
+    List {
+        /// List the metrics that thresholds can limit, with unit and meaning.
+        #[arg(long)]
+        metrics: bool,
+        /// Print the table of checks as Markdown.
+        #[arg(long, conflicts_with = "metrics")]
+        markdown: bool,
+    },
+    /// Explain a check or a fault class.
+    Explain {
+        /// The name of a check, or a fault class such as `gpu.lost`.
+        topic: String,
+    },
+    /// Judge stored measurements again, without touching hardware.
+    Judge {
+        /// A result, a journal, or the folder of a run.
+        result: PathBuf,
+        /// The threshold file to judge by; the instance type's own table if left out.
+        #[arg(long, value_name = "FILE")]
+        thresholds: Option<PathBuf>,
+        /// Refuse a result that has expired or is from another boot of this node, so that nobody acts on it.
+        #[arg(long)]
+        current: bool,
+        /// How to print the verdict.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineArgs,
+    },
+    /// Check that the files of a run are what dhc wrote.
+    Verify {
+        /// The folder of a run.
+        run: PathBuf,
+    },
+    /// Show or validate threshold tables.
+    Thresholds {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ThresholdsCommand,
+    },
+    /// Print the JSON Schema of a document of dhc.
+    Schema {
+        /// Which document.
+        document: Document,
+    },
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page in roff.
+    Man,
+    /// Run one check on the task of standard input and print its events (what `run` starts for each check).
+    #[command(hide = true)]
+    Measure {
+        /// The check.
+        check: String,
+    },
+    /// Copy the folder of a run (what `run --out` starts).
+    #[command(hide = true)]
+    Deposit {
+        /// The folder of the run.
+        from: PathBuf,
+        /// Where to.
+        to: PathBuf,
+    },
+}
+
+/// What `dhc run` can be told.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Which level to check: `instance` is this node alone.
+    #[arg(long, value_enum, default_value_t)]
+    pub level: Level,
+    /// Run only this check (repeat or separate with commas).
+    #[arg(long = "check", value_name = "ID", value_delimiter = ',')]
+    pub checks: Vec<String>,
+    /// Run only checks with this tag: gpu, neuron, network, host, quick, long.
+    #[arg(long = "tag", value_name = "TAG", value_delimiter = ',')]
+    pub tags: Vec<String>,
+    /// Leave out this check, or all with this tag.
+    #[arg(long, value_name = "ID|TAG", value_delimiter = ',')]
+    pub skip: Vec<String>,
+    /// The instance type, where it cannot be detected or is to be another.
+    #[arg(long, value_name = "TYPE")]
+    pub instance_type: Option<String>,
+    /// Judge by this threshold file instead of the instance type's own table.
+    #[arg(long, value_name = "FILE")]
+    pub thresholds: Option<PathBuf>,
+    /// Copy the result to this directory, which may be on a network file system.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The deadline of each check, such as `5s` or `90m`; each has its own if left out.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub deadline: Option<Duration>,
+    /// The deadline of the whole run.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub run_deadline: Option<Duration>,
+    /// How to print the verdict.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Set an option of a check, such as `dcgm-diag.level=2`; `dhc explain CHECK` lists them.
+    #[arg(long = "set", value_name = "CHECK.OPTION=VALUE", value_parser = setting)]
+    pub settings: Vec<Setting>,
+    /// Ask the cloud's metadata service for the instance type if nothing on the node tells it.
+    #[arg(long)]
+    pub imds: bool,
+    /// How long recovery tooling may act on the result.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
+    pub valid_for: Duration,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Where the machine and its tools are found; the defaults are the machine that dhc runs on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Keep results, the lock and readings in this directory of the node.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Read /sys, /proc and /dev below this directory.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Look for tools in this directory (repeat for several) instead of PATH and the vendors' directories.
+    #[arg(long = "tools", value_name = "DIR")]
+    pub tools: Vec<PathBuf>,
+    /// Load NVML from this library.
+    #[arg(long, value_name = "FILE")]
+    pub nvml: Option<PathBuf>,
+    /// Load libfabric from this library.
+    #[arg(long, value_name = "FILE")]
+    pub libfabric: Option<PathBuf>,
+}
+
+/// What to do with threshold tables.
+#[derive(Debug, Subcommand)]
+pub enum ThresholdsCommand {
+    /// List the built-in tables, or show what holds for one instance type.
+    Show {
+        /// The instance type, `generic`, or a threshold file.
+        table: Option<String>,
+    },
+    /// Read a threshold file and say everything that is wrong with it.
+    Validate {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Which level to check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// This node alone.
+    #[default]
+    Instance,
+}
+
+/// How to print a verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table for people.
+    #[default]
+    Table,
+    /// The result document, alone on standard output.
+    Json,
+}
+
+/// A document that has a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// The result of a run.
+    Report,
+    /// A threshold file.
+    Thresholds,
+}
+
+/// `CHECK.OPTION=VALUE`.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The check.
+    pub check: String,
+    /// Its option.
+    pub option: String,
+    /// The value.
+    pub value: String,
+}
+
+fn setting(text: &str) -> Result<Setting, String> {
+    let parts = text
+        .split_once('=')
+        .and_then(|(key, value)| Some((key.split_once('.')?, value)));
+    let Some(((check, option), value)) = parts else {
+        return Err("write CHECK.OPTION=VALUE, such as dcgm-diag.level=2".to_owned());
+    };
+    let found =
+        dhc_checks::catalog::find(check).ok_or_else(|| format!("there is no check `{check}`"))?;
+    let options = found.spec().options;
+    if !options.iter().any(|known| known.name == option) {
+        let names: Vec<&str> = options.iter().map(|known| known.name).collect();
+        let known = if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        };
+        return Err(format!(
+            "`{check}` has no option `{option}`; it has {known}"
+        ));
+    }
+    Ok(Setting {
+        check: check.to_owned(),
+        option: option.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+/// A duration such as `500ms`, `5s`, `10m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "write a whole number and a unit, such as 5s".to_owned())?;
+    let duration = match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => {
+            return Err(format!(
+                "`{unit}` is not a unit of time; write ms, s, m or h"
+            ));
+        }
+    };
+    let year = Duration::from_secs(365 * 24 * 3600);
+    duration
+        .filter(|duration| !duration.is_zero() && *duration <= year)
+        .ok_or_else(|| "must be more than nothing and less than a year".to_owned())
+}

@@ -1,0 +1,140 @@
+//! The node that dhc stands on: its name, its type, and what hardware shows itself there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dhc_checks::host::Host;
+use dhc_thresholds::{Hardware, Identity};
+
+/// Longest identity file that is read; DMI strings and ids have fewer than a hundred bytes.
+const WORD_MAX: u64 = 4096;
+
+/// How many PCI functions or devices are looked at; the largest nodes have a few hundred.
+const DEVICES_MAX: usize = 8192;
+
+const NVIDIA: &str = "0x10de";
+const AMAZON: &str = "0x1d0f";
+
+/// What the node is.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its host name.
+    pub name: String,
+    /// What else it is called; the instance type as far as it was detected.
+    pub identity: Identity,
+    /// What hardware shows itself on the PCI bus and in sysfs. Matters only where the instance type is not known.
+    pub there: BTreeSet<Hardware>,
+}
+
+impl Machine {
+    /// Looks at the node. What cannot be read stays unknown: nothing here decides about health.
+    ///
+    /// `environment` are the variables of dhc's own environment.
+    pub fn look(host: &Host, environment: &BTreeMap<String, String>) -> Machine {
+        let word = |path: &str| host.word(path, WORD_MAX);
+        let dmi = |name: &str| word(&format!("/sys/class/dmi/id/{name}"));
+        let vendor = dmi("sys_vendor").unwrap_or_default();
+        let (instance_type, instance_type_from) =
+            instance_type(&vendor, dmi("product_name"), environment);
+        let identity = Identity {
+            // On EC2 the asset tag of the board is the instance id, so that nobody has to ask the metadata service.
+            instance_id: dmi("board_asset_tag").filter(|tag| tag.starts_with("i-")),
+            instance_type,
+            instance_type_from,
+            boot_id: word("/proc/sys/kernel/random/boot_id"),
+            hardware_serial: dmi("product_serial").or_else(|| dmi("product_uuid")),
+            kernel: word("/proc/sys/kernel/osrelease"),
+        };
+        let name = word("/proc/sys/kernel/hostname").unwrap_or_else(|| "localhost".to_owned());
+        Machine {
+            name: host_name(&name),
+            identity,
+            there: there(host),
+        }
+    }
+}
+
+/// The instance type from evidence on the node alone, and which evidence it was.
+fn instance_type(
+    vendor: &str,
+    product: Option<String>,
+    environment: &BTreeMap<String, String>,
+) -> (Option<String>, Option<String>) {
+    if let Some(named) = environment
+        .get("DHC_INSTANCE_TYPE")
+        .filter(|name| !name.is_empty())
+    {
+        return (
+            Some(named.clone()),
+            Some("environment variable DHC_INSTANCE_TYPE".to_owned()),
+        );
+    }
+    // Azure and Google put the same product name on every virtual machine; it names no type.
+    let meaningless = [
+        "",
+        "Virtual Machine",
+        "Google Compute Engine",
+        "None",
+        "To Be Filled By O.E.M.",
+    ];
+    match product.filter(|product| !meaningless.contains(&product.as_str())) {
+        Some(product) => (
+            Some(product),
+            Some(format!("DMI product name (vendor `{vendor}`)")),
+        ),
+        None => (None, None),
+    }
+}
+
+/// A host name that can stand anywhere: what a name may not hold is replaced.
+fn host_name(name: &str) -> String {
+    if dhc_checks::host::valid_host_name(name) {
+        return name.to_owned();
+    }
+    let plain: String = name
+        .chars()
+        .take(253)
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    if dhc_checks::host::valid_host_name(&plain) {
+        plain
+    } else {
+        format!("x{plain}").chars().take(253).collect()
+    }
+}
+
+fn there(host: &Host) -> BTreeSet<Hardware> {
+    let mut there = BTreeSet::new();
+    let functions = host
+        .names("/sys/bus/pci/devices", DEVICES_MAX)
+        .unwrap_or_default();
+    for bdf in functions {
+        let word = |file: &str| {
+            host.word(&format!("/sys/bus/pci/devices/{bdf}/{file}"), WORD_MAX)
+                .unwrap_or_default()
+        };
+        let (vendor, class) = (word("vendor"), word("class"));
+        // PCI class 03xxxx is a display controller: every NVIDIA GPU, with or without a display.
+        if vendor == NVIDIA && class.starts_with("0x03") {
+            there.insert(Hardware::NvidiaGpu);
+            there.insert(Hardware::NvlinkPerGpu);
+        }
+        // EFA's device ids are 0xefa0, 0xefa1 and so on (rdma-core, providers/efa).
+        if vendor == AMAZON && word("device").starts_with("0xefa") {
+            there.insert(Hardware::Efa);
+        }
+    }
+    let neuron = host
+        .names("/sys/devices/virtual/neuron_device", DEVICES_MAX)
+        .unwrap_or_default();
+    if neuron.iter().any(|name| name.starts_with("neuron")) {
+        there.insert(Hardware::NeuronDevice);
+        there.insert(Hardware::NeuronCore);
+    }
+    there
+}

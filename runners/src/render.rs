@@ -1,0 +1,188 @@
+//! A report as text for people: a table, then what is wrong and what to do, gravest first.
+
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
+
+/// How many findings of one check are spelled out; the result holds them all.
+const FINDINGS_MAX: usize = 8;
+
+/// Whether the text goes to a terminal, which decides on colour and width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paper {
+    /// A terminal: colours, and as wide as it is.
+    Terminal,
+    /// A file or pipe: plain text.
+    Plain,
+}
+
+/// The whole report.
+pub fn report(report: &Report, paper: Paper) -> String {
+    let mut text = String::new();
+    for node in &report.nodes {
+        text.push_str(&node_text(node, report, paper));
+    }
+    if !report.complete {
+        text.push_str("INCOMPLETE: the run was stopped before every check had ended.\n");
+    }
+    text
+}
+
+fn node_text(node: &NodeReport, report: &Report, paper: Paper) -> String {
+    let mut table = Table::new();
+    table.load_preset(if paper == Paper::Terminal {
+        presets::UTF8_HORIZONTAL_ONLY
+    } else {
+        presets::NOTHING
+    });
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if paper == Paper::Plain {
+        table.set_width(160).force_no_tty();
+    }
+    table.set_header(["check", "status", "time", "what was found"]);
+    for check in &node.checks {
+        table.add_row([
+            Cell::new(&check.check),
+            status_cell(check.status, paper),
+            Cell::new(time(check)),
+            Cell::new(summary(check)),
+        ]);
+    }
+    let mut text = format!("{}\n{table}\n", headline(node, report));
+    for check in node
+        .checks
+        .iter()
+        .filter(|check| check.status > Status::Pass)
+    {
+        text.push_str(&details(check));
+    }
+    text.push_str(&verdict(node));
+    text
+}
+
+fn headline(node: &NodeReport, report: &Report) -> String {
+    let identity = &node.identity;
+    let kind = identity
+        .instance_type
+        .as_deref()
+        .unwrap_or("instance type not known");
+    let id = identity
+        .instance_id
+        .as_ref()
+        .map_or_else(String::new, |id| format!(", {id}"));
+    format!(
+        "{} ({kind}{id}), run {}, judged by the table `{}` ({})",
+        node.name, report.run.id, report.judged_by.instance_type, report.judged_by.origin
+    )
+}
+
+fn status_cell(status: Status, paper: Paper) -> Cell {
+    let cell = Cell::new(status.word().to_uppercase());
+    if paper == Paper::Plain {
+        return cell;
+    }
+    cell.fg(match status {
+        Status::Pass => Color::Green,
+        Status::Warn => Color::Yellow,
+        Status::Fail => Color::Red,
+        Status::Error | Status::Unknown => Color::Magenta,
+        Status::Skip => Color::DarkGrey,
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a duration for people")]
+fn time(check: &CheckReport) -> String {
+    match check.record.ending {
+        Ending::Skipped { .. } => String::new(),
+        _ => format!("{:.1} s", check.record.duration_ms as f64 / 1000.0),
+    }
+}
+
+/// One line on a check: why it was left out, the gravest finding, or how much was judged.
+fn summary(check: &CheckReport) -> String {
+    if let Some(reason) = check.skipped() {
+        return reason.to_owned();
+    }
+    let judged = check
+        .findings
+        .iter()
+        .filter(|finding| finding.status == check.status);
+    let count = judged.clone().count();
+    match check.status {
+        Status::Pass => {
+            let notes = check
+                .record
+                .notes
+                .first()
+                .map_or_else(String::new, |note| format!("; {note}"));
+            format!("{count} measurements within their bounds{notes}")
+        }
+        _ => {
+            let first = judged.clone().next().map(line).unwrap_or_default();
+            let more = if count > 1 {
+                format!(" (and {} more)", count - 1)
+            } else {
+                String::new()
+            };
+            format!("{first}{more}")
+        }
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    match &finding.value {
+        Some(value) if finding.bound.is_none() => {
+            format!(
+                "{} of {} = {value} {}: {}",
+                finding.metric, finding.subject, finding.unit, finding.message
+            )
+        }
+        Some(_) => finding.message.clone(),
+        None => format!(
+            "{} of {}: {}",
+            finding.metric, finding.subject, finding.message
+        ),
+    }
+}
+
+/// The findings of a check that is not well, and how each was bounded.
+fn details(check: &CheckReport) -> String {
+    let mut findings: Vec<&Finding> = check
+        .findings
+        .iter()
+        .filter(|finding| finding.status > Status::Pass)
+        .collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.status));
+    let mut text = format!("\n{} {}\n", check.status.word().to_uppercase(), check.check);
+    for finding in findings.iter().take(FINDINGS_MAX) {
+        text.push_str(&format!("  {} {}\n", finding.status.word(), line(finding)));
+        if let Some(bound) = &finding.bound {
+            text.push_str(&format!(
+                "      bound {} from {} ({})\n",
+                bound.rule, bound.origin, bound.source
+            ));
+        }
+    }
+    if findings.len() > FINDINGS_MAX {
+        text.push_str(&format!(
+            "  ... and {} more, see the JSON result\n",
+            findings.len() - FINDINGS_MAX
+        ));
+    }
+    text
+}
+
+/// The last words: the node's status, the action, and what a person should do.
+fn verdict(node: &NodeReport) -> String {
+    let mut text = format!("\n{}: {}", node.name, node.status.word().to_uppercase());
+    if node.action != Action::None {
+        text.push_str(&format!(", suggested action: {}", node.action));
+    }
+    text.push('\n');
+    let mut told = std::collections::BTreeSet::new();
+    for fault in &node.faults {
+        if told.insert(&fault.class) {
+            text.push_str(&format!("  {}: {}\n", fault.class, fault.advice));
+        }
+    }
+    text
+}

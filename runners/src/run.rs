@@ -1,0 +1,152 @@
+//! `dhc run` on one node: plan, measure under supervision, judge, keep.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dhc_checks::check::{Budget, Company, Task};
+use dhc_checks::host::Host;
+use dhc_thresholds::{CheckReport, Ending, NodeReport, Record, Report, Run};
+use rayon::prelude::*;
+
+use crate::journal::Journal;
+use crate::machine::Machine;
+use crate::plan::Planned;
+use crate::supervise;
+use crate::tables::{self, Chosen};
+
+/// How many checks that welcome company run side by side: they wait for drivers far more than they compute.
+const SIDE_BY_SIDE: usize = 8;
+
+/// What a run needs to know.
+pub struct Orders<'a> {
+    /// The program that `measure` is called on: dhc itself.
+    pub program: PathBuf,
+    /// The machine as checks see it.
+    pub host: Host,
+    /// The node.
+    pub machine: &'a Machine,
+    /// By what it is judged.
+    pub chosen: &'a Chosen,
+    /// What runs and what does not.
+    pub plan: Vec<Planned>,
+    /// The user's options: check, option, value.
+    pub options: BTreeMap<String, BTreeMap<String, String>>,
+    /// The deadline of each check, if not its own.
+    pub deadline: Option<Duration>,
+    /// The deadline of the whole run.
+    pub run_deadline: Option<Duration>,
+    /// Where checks keep readings from run to run.
+    pub readings: Option<PathBuf>,
+    /// Set when the run is to stop.
+    pub stop: &'static AtomicBool,
+}
+
+/// Hears what a run is doing.
+pub trait Watcher: Sync {
+    /// A check begins; `expected` is how long it takes on a sound node.
+    fn begins(&self, check: &str, expected: Duration);
+    /// A long check says what it is doing.
+    fn progress(&self, check: &str, what: &str);
+    /// A check has ended.
+    fn ends(&self, report: &CheckReport);
+}
+
+/// Runs the plan and reports on the node. Each finished check goes to `journal` at once.
+///
+/// Checks that welcome company run side by side first; then those that need the machine alone, one by one.
+pub fn node(
+    orders: &Orders<'_>,
+    run: Run,
+    journal: &mut Journal,
+    watcher: &dyn Watcher,
+) -> (Report, Option<std::io::Error>) {
+    let begun = Instant::now();
+    let journal = Mutex::new((journal, None));
+    let one = |planned: &Planned| {
+        let record = record(orders, planned, begun, watcher);
+        let (journal, broken) = &mut *journal.lock().expect("no holder of this lock panics");
+        if broken.is_none() {
+            *broken = journal.add(&record).err();
+        }
+        let metrics = tables::metrics_of(&record.check);
+        let report = CheckReport::new(record, &metrics, &orders.chosen.table);
+        watcher.ends(&report);
+        report
+    };
+    let alone = |planned: &&Planned| {
+        planned.check.spec().company == Company::Alone && planned.left_out.is_none()
+    };
+    let together: Vec<&Planned> = orders
+        .plan
+        .iter()
+        .filter(|planned| !alone(planned))
+        .collect();
+    let side_by_side = rayon::ThreadPoolBuilder::new()
+        .num_threads(SIDE_BY_SIDE)
+        .build();
+    let mut reports: Vec<CheckReport> = match side_by_side {
+        Ok(pool) => pool.install(|| together.into_par_iter().map(one).collect()),
+        // Without threads there is still an order.
+        Err(_) => together.into_iter().map(one).collect(),
+    };
+    reports.extend(orders.plan.iter().filter(alone).map(one));
+    let place = |report: &CheckReport| {
+        orders
+            .plan
+            .iter()
+            .position(|planned| planned.check.spec().name == report.check)
+    };
+    reports.sort_by_key(place);
+    let node = NodeReport::new(
+        orders.machine.name.clone(),
+        orders.machine.identity.clone(),
+        reports,
+    );
+    let run = Run {
+        duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ..run
+    };
+    let report = Report::new(run, orders.chosen.judged_by.clone(), vec![node]);
+    let broken = journal
+        .into_inner()
+        .expect("no holder of this lock panics")
+        .1;
+    (report, broken)
+}
+
+/// What one planned check leaves behind.
+fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn Watcher) -> Record {
+    let name = planned.check.spec().name;
+    if let Some(reason) = &planned.left_out {
+        return Record::new(
+            name,
+            Ending::Skipped {
+                reason: reason.clone(),
+            },
+        );
+    }
+    let options = orders.options.get(name).cloned().unwrap_or_default();
+    let Budget { expected, deadline } = planned.check.budget(&options);
+    let deadline = orders.deadline.unwrap_or(deadline);
+    let left = orders
+        .run_deadline
+        .map(|limit| limit.saturating_sub(begun.elapsed()));
+    let deadline = left.map_or(deadline, |left| deadline.min(left));
+    if orders.stop.load(Ordering::Relaxed) || deadline.is_zero() {
+        return Record::new(name, Ending::Interrupted);
+    }
+    watcher.begins(name, expected);
+    let task = Task {
+        host: orders.host.clone(),
+        instance_type: (!orders.chosen.table.is_generic())
+            .then(|| orders.chosen.table.instance_type.clone()),
+        options,
+        state: orders.readings.clone(),
+        deadline,
+    };
+    let progress = |what: &str| watcher.progress(name, what);
+    supervise::measure(&orders.program, name, &task, orders.stop, &progress)
+}

@@ -1,0 +1,347 @@
+//! Where results are kept: a private directory of the node, one folder a run, everything written whole or not at all.
+//!
+//! The local directory comes first and is on a disk of the node, so that a run never waits for a network file system.
+//! Where the user asks for a copy with `--out`, another process makes it and has [`COPY_LIMIT`] to do so.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use sha2::{Digest, Sha256};
+
+use crate::tables::hex;
+
+/// How long the copy to `--out` may take. Network file systems hang; a run must not.
+pub const COPY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Name of the result in a run's folder.
+pub const RESULT: &str = "result.json";
+
+/// Name of the journal in a run's folder.
+pub const JOURNAL: &str = "journal.jsonl";
+
+/// Name of the list of digests in a run's folder, as `sha256sum --check` reads it.
+pub const MANIFEST: &str = "SHA256SUMS";
+
+/// Space held from the start of a run, so that the result can be written on a disk that fills up meanwhile.
+const RESERVED_BYTES: u64 = 4 << 20;
+const RESERVE: &str = ".reserve";
+
+/// The largest file of a run that is read back.
+const READ_MAX: u64 = 256 << 20;
+
+/// Why a result cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory could not be made or written.
+    #[error("cannot {what} `{}`", path.display())]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// Somebody else could change what is kept there.
+    #[error(
+        "`{}` {why}, so others could change results; make it yours alone (chown, chmod 700) or name another with --state",
+        path.display()
+    )]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Another run holds the node.
+    #[error("another run is under way on this node ({holder}); wait for it or stop it")]
+    Busy {
+        /// Who: process id and run id as the holder wrote them.
+        holder: String,
+    },
+    /// A file of a run is not what the manifest says.
+    #[error("`{}` {why}", path.display())]
+    Tampered {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| StoreError::Io { what, path, error }
+}
+
+/// The local directory of results, locked for one run.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// Holds the lock; the kernel gives it back when the process ends in whatever way.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens (and if need be makes) the directory and takes its lock for the run `run_id`.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or is not private, or another run holds the lock.
+    pub fn open(root: &Path, run_id: &str) -> Result<Store, StoreError> {
+        private_dir(root)?;
+        let path = root.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+            .map_err(io_error("open the lock", &path))?;
+        if flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let read = (&mut lock).take(200).read_to_string(&mut holder);
+            let holder = if read.is_ok() && !holder.trim().is_empty() {
+                holder.trim()
+            } else {
+                "holder unknown"
+            };
+            return Err(StoreError::Busy {
+                holder: holder.to_owned(),
+            });
+        }
+        lock.set_len(0).map_err(io_error("write the lock", &path))?;
+        writeln!(lock, "process {}, run {run_id}", std::process::id())
+            .map_err(io_error("write the lock", &path))?;
+        Ok(Store {
+            root: root.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Makes the folder of a run, with space held for its result.
+    ///
+    /// # Errors
+    /// When it cannot be made or the disk is full.
+    pub fn run(&self, run_id: &str) -> Result<RunFolder, StoreError> {
+        let runs = self.root.join("runs");
+        private_dir(&runs)?;
+        let path = runs.join(run_id);
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(io_error("make the folder of the run", &path))?;
+        let folder = RunFolder { path };
+        folder.reserve()?;
+        Ok(folder)
+    }
+
+    /// Where checks keep readings from one run to the next.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn readings(&self) -> Result<PathBuf, StoreError> {
+        let path = self.root.join("readings");
+        private_dir(&path)?;
+        Ok(path)
+    }
+}
+
+/// The folder of one run.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new file in it that nobody else can have put there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self, name: &str) -> Result<File, StoreError> {
+        create_new(&self.path.join(name))
+    }
+
+    /// Writes the result and the manifest, whole or not at all, and gives the held space back.
+    ///
+    /// # Errors
+    /// When the disk refuses; what was there before is untouched.
+    pub fn finish(&self, result: &[u8]) -> Result<(), StoreError> {
+        drop(std::fs::remove_file(self.path.join(RESERVE)));
+        write_whole(&self.path, RESULT, result)?;
+        let mut manifest = format!("{}  {RESULT}\n", hex(&Sha256::digest(result)));
+        if let Ok(journal) = read_file(&self.path.join(JOURNAL)) {
+            manifest.push_str(&format!("{}  {JOURNAL}\n", hex(&Sha256::digest(&journal))));
+        }
+        write_whole(&self.path, MANIFEST, manifest.as_bytes())
+    }
+
+    fn reserve(&self) -> Result<(), StoreError> {
+        let path = self.path.join(RESERVE);
+        let file = create_new(&path)?;
+        let held = rustix::fs::fallocate(
+            file.as_fd(),
+            rustix::fs::FallocateFlags::empty(),
+            0,
+            RESERVED_BYTES,
+        );
+        match held {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => {
+                drop(std::fs::remove_file(&path));
+                Err(io_error("hold space for the result in", &self.path)(
+                    error.into(),
+                ))
+            }
+        }
+    }
+}
+
+/// Checks every file of a run's folder against its manifest and says which files were checked.
+///
+/// # Errors
+/// When a file differs, is missing or cannot be read.
+pub fn verify(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let path = folder.join(MANIFEST);
+    let manifest = read_file(&path).map_err(io_error("read", &path))?;
+    let tampered = |path: &Path, why: &str| StoreError::Tampered {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    };
+    let text = std::str::from_utf8(&manifest).map_err(|_| tampered(&path, "is not text"))?;
+    let mut checked = Vec::new();
+    for line in text.lines() {
+        let (digest, name) = line
+            .split_once("  ")
+            .ok_or_else(|| tampered(&path, "is not a list of digests"))?;
+        if name.contains('/') {
+            return Err(tampered(&path, "names a file outside of the folder"));
+        }
+        let file = folder.join(name);
+        let content = read_file(&file).map_err(io_error("read", &file))?;
+        if hex(&Sha256::digest(&content)) != digest {
+            return Err(tampered(
+                &file,
+                "is not what was written: its SHA-256 differs from the manifest's",
+            ));
+        }
+        checked.push(name.to_owned());
+    }
+    if checked.is_empty() {
+        return Err(tampered(&path, "names no file"));
+    }
+    Ok(checked)
+}
+
+/// Copies a run's folder to `out`, result last, so that a reader who sees the result sees everything.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn copy(folder: &Path, out: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(out).map_err(io_error("make", out))?;
+    let name = folder.file_name().unwrap_or_default();
+    let target = out.join(name);
+    std::fs::create_dir_all(&target).map_err(io_error("make", &target))?;
+    for name in [JOURNAL, MANIFEST, RESULT] {
+        let from = folder.join(name);
+        let content = read_file(&from).map_err(io_error("read", &from))?;
+        write_whole(&target, name, &content)?;
+    }
+    Ok(())
+}
+
+/// Reads a file that dhc wrote, following no link.
+///
+/// # Errors
+/// When it cannot be read or is larger than any result.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
+    let mut content = Vec::new();
+    file.take(READ_MAX + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > READ_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "larger than any result of dhc",
+        ));
+    }
+    Ok(content)
+}
+
+/// Writes a file under another name, makes it durable, and only then gives it its own name.
+fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
+    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    let path = folder.join(name);
+    let written = create_new(&temporary).and_then(|mut file| {
+        file.write_all(content).map_err(io_error("write", &path))?;
+        file.sync_all().map_err(io_error("write", &path))?;
+        std::fs::rename(&temporary, &path).map_err(io_error("write", &path))?;
+        let folder_file = File::open(folder).map_err(io_error("open", folder))?;
+        folder_file
+            .sync_all()
+            .map_err(io_error("make durable", folder))
+    });
+    if written.is_err() {
+        drop(std::fs::remove_file(&temporary));
+    }
+    written
+}
+
+fn create_new(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(io_error("make", path))
+}
+
+/// A directory that is ours alone: made if it is missing, refused if it is a link or others can write to it.
+fn private_dir(path: &Path) -> Result<(), StoreError> {
+    match std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+    {
+        Ok(()) => {}
+        Err(error) => return Err(io_error("make the directory", path)(error)),
+    }
+    let metadata = std::fs::symlink_metadata(path).map_err(io_error("look at", path))?;
+    let refuse = |why| {
+        Err(StoreError::NotPrivate {
+            path: path.to_owned(),
+            why,
+        })
+    };
+    if !metadata.is_dir() {
+        return refuse("is a symbolic link");
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return refuse("belongs to somebody else");
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return refuse("can be written to by others");
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! One check in a process of its own: started, listened to, and ended at its deadline.
+//!
+//! A library that crashes or hangs below a check must cost that check and nothing else, so no check runs inside the
+//! runner. The child reads its [`Task`] as JSON on standard input and writes [`Event`]s, one a line, on standard output;
+//! what it had said before it died is kept.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use dhc_checks::check::{Event, Task};
+use dhc_thresholds::{Ending, Record};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How often the runner looks whether it has been told to stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A check that hangs in itself gets this long beyond its deadline to say so; then it is killed.
+const LATE: Duration = Duration::from_millis(500);
+
+/// A check that is ending a tool gets this long beyond its deadline: ten seconds between SIGTERM and SIGKILL for the
+/// tool, and half a second to report it. The whole promise is deadline + 11 s.
+const ENDING_A_TOOL: Duration = Duration::from_millis(10_500);
+
+/// How long a killed child may take to go. One in uninterruptible sleep never goes; it is left behind.
+const GONE: Duration = Duration::from_secs(2);
+
+/// The longest line that a check may write, and how many: both far above what any check needs.
+const LINE_MAX: u64 = 4 << 20;
+const LINES_MAX: usize = 200_000;
+
+/// Runs the check `name` as `program measure NAME` and returns all that it recorded.
+///
+/// `stop` ends it early; `progress` hears what it is doing.
+pub fn measure(
+    program: &Path,
+    name: &str,
+    task: &Task,
+    stop: &AtomicBool,
+    progress: &dyn Fn(&str),
+) -> Record {
+    let begun = Instant::now();
+    let mut record = Record::new(name, Ending::Finished);
+    record.ending = match start(program, name, task) {
+        Ok(mut child) => {
+            let ending = listen(
+                &mut child,
+                task.deadline,
+                begun,
+                stop,
+                progress,
+                &mut record,
+            );
+            reap(&mut child);
+            ending
+        }
+        Err(error) => Ending::Failed {
+            error: format!("cannot start the process of the check: {error}"),
+        },
+    };
+    record.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    record
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "starts dhc itself; `Host::exec` starts the tools below it"
+)]
+fn start(program: &Path, name: &str, task: &Task) -> std::io::Result<Child> {
+    let mut child = Command::new(program)
+        .args(["measure", name])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()?;
+    let mut stdin = child.stdin.take().expect("stdin was asked for");
+    // A child that dies before it has read its task is told by its ending, not by this broken pipe.
+    drop(stdin.write_all(&serde_json::to_vec(task)?));
+    Ok(child)
+}
+
+/// Takes the child's lines until it ends, is too late, or the run is stopped.
+fn listen(
+    child: &mut Child,
+    deadline: Duration,
+    begun: Instant,
+    stop: &AtomicBool,
+    progress: &dyn Fn(&str),
+    record: &mut Record,
+) -> Ending {
+    let stdout = child.stdout.take().expect("stdout was asked for");
+    let (sender, lines) = mpsc::sync_channel(64);
+    // The thread ends with the pipe. A grandchild that keeps the pipe open keeps only this thread, not the run.
+    std::thread::spawn(move || read_lines(stdout, &sender));
+    let mut last = None;
+    loop {
+        match lines.recv_timeout(TICK) {
+            Ok(Line::Event(event)) => {
+                let ended = take(event, record, progress, &mut last);
+                if ended {
+                    break;
+                }
+            }
+            Ok(Line::Garbage(why)) => {
+                last = Some(Ending::Failed {
+                    error: format!("the process of the check wrote {why}; please report it"),
+                });
+                kill(child, Signal::KILL);
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if stop.load(Ordering::Relaxed) {
+            kill(child, Signal::KILL);
+            return Ending::Interrupted;
+        }
+        let late = begun.elapsed().saturating_sub(deadline);
+        if late > ENDING_A_TOOL || (late > LATE && !has_children(child.id())) {
+            kill(child, Signal::KILL);
+            let after = begun.elapsed().as_millis();
+            return Ending::TimedOut {
+                after_ms: u64::try_from(after).unwrap_or(u64::MAX),
+            };
+        }
+    }
+    let status = wait(child, GONE);
+    last.unwrap_or_else(|| died(status))
+}
+
+/// What a child that said no last word died of.
+fn died(status: Option<ExitStatus>) -> Ending {
+    match status.map(|status| (status.signal(), status.code())) {
+        Some((Some(signal), _)) => Ending::Killed { signal },
+        Some((None, code)) => Ending::Failed {
+            error: format!(
+                "the process of the check ended with status {} without a result",
+                code.unwrap_or(-1)
+            ),
+        },
+        None => Ending::Failed {
+            error: "the process of the check closed its output but did not end".to_owned(),
+        },
+    }
+}
+
+/// Adds an event to the record; true if it was the last one.
+fn take(
+    event: Event,
+    record: &mut Record,
+    progress: &dyn Fn(&str),
+    last: &mut Option<Ending>,
+) -> bool {
+    match event {
+        Event::Measurement(measurement) => record.measurements.push(measurement),
+        Event::Device(device) => record.devices.push(device),
+        Event::Gap(gap) => record.gaps.push(gap),
+        Event::Note(note) => record.notes.push(note),
+        Event::Evidence(evidence) => record.evidence.push(evidence),
+        Event::Progress(what) => progress(&what),
+        Event::Failed(error) => *last = Some(Ending::Failed { error }),
+        Event::TimedOut { after_ms } => *last = Some(Ending::TimedOut { after_ms }),
+        Event::Finished => *last = Some(Ending::Finished),
+    }
+    last.is_some()
+}
+
+enum Line {
+    Event(Event),
+    Garbage(String),
+}
+
+fn read_lines(stdout: ChildStdout, sender: &mpsc::SyncSender<Line>) {
+    let mut reader = BufReader::new(stdout);
+    for _ in 0..LINES_MAX {
+        let mut line = Vec::new();
+        match reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        // A line without its end is the last gasp of a child that was killed: nothing that can be trusted.
+        if line.last() != Some(&b'\n') {
+            return;
+        }
+        let line = match serde_json::from_slice(&line) {
+            Ok(event) => Line::Event(event),
+            Err(error) => Line::Garbage(format!("a line that is not an event ({error})")),
+        };
+        if sender.send(line).is_err() {
+            return;
+        }
+    }
+    drop(sender.send(Line::Garbage(format!("more than {LINES_MAX} lines"))));
+}
+
+/// Whether the process has a child, that is a tool which it may be about to end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "our own process's children are not the host that is checked"
+)]
+fn has_children(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .is_ok_and(|text| !text.trim().is_empty())
+}
+
+fn kill(child: &Child, signal: Signal) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself in this moment; that is as good.
+        let _gone_already = kill_process_group(group, signal);
+    }
+}
+
+/// Waits for the child to end, for `limit` at most.
+fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        if begun.elapsed() > limit {
+            return None;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(TICK);
+    }
+}
+
+/// Makes sure that nothing of the child is left, as far as the kernel lets us.
+fn reap(child: &mut Child) {
+    if wait(child, Duration::ZERO).is_none() {
+        kill(child, Signal::KILL);
+        wait(child, GONE);
+    }
+}

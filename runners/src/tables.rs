@@ -1,0 +1,145 @@
+//! Which threshold table holds: the user's file, else the instance type's own, else what holds for every machine.
+
+use std::path::{Path, PathBuf};
+
+use dhc_checks::catalog;
+use dhc_thresholds::{Faults, JudgedBy, Metric, Table, TableErrors, built_in};
+use sha2::{Digest, Sha256};
+
+/// A table and where it came from.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The table.
+    pub table: Table,
+    /// By what a report says it was judged.
+    pub judged_by: JudgedBy,
+}
+
+/// Why no table could be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum TablesError {
+    /// The user's file cannot be read.
+    #[error("cannot read the threshold file `{}`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The user's file, or a built-in table, has mistakes.
+    #[error("the threshold file has mistakes:\n{0}")]
+    Mistakes(TableErrors),
+    /// There is no table for the instance type that the user named.
+    #[error(
+        "there is no table for the instance type `{0}`; `dhc thresholds show` lists those there are, \
+         --thresholds FILE reads your own"
+    )]
+    NoSuchType(String),
+}
+
+/// Every metric that some check declares.
+pub fn metrics() -> Vec<&'static Metric> {
+    let mut metrics: Vec<&'static Metric> = Vec::new();
+    for metric in catalog::CHECKS
+        .iter()
+        .flat_map(|check| check.spec().metrics)
+    {
+        if !metrics.iter().any(|known| known.name == metric.name) {
+            metrics.push(metric);
+        }
+    }
+    metrics
+}
+
+/// The metrics that the check of this name declares; none if this dhc has no such check.
+pub fn metrics_of(check: &str) -> Vec<&'static Metric> {
+    catalog::find(check).map_or_else(Vec::new, |check| check.spec().metrics.to_vec())
+}
+
+/// The built-in table of this file name.
+///
+/// # Errors
+/// When there is none, or it has mistakes.
+pub fn built_in_table(name: &str) -> Result<Chosen, TablesError> {
+    let metrics = metrics();
+    let no_such = || TablesError::NoSuchType(name.to_owned());
+    let table = if name == dhc_thresholds::GENERIC {
+        built_in::generic(&metrics)
+    } else {
+        built_in::find(name, &metrics).ok_or_else(no_such)?
+    };
+    Ok(chosen(table, "built-in", &whole_text(name)))
+}
+
+/// The table of the user's file.
+///
+/// # Errors
+/// When it cannot be read or has mistakes.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the user's own file, named on the command line, is not the host's"
+)]
+pub fn file(path: &Path) -> Result<Chosen, TablesError> {
+    let unreadable = |error| TablesError::Unreadable {
+        path: path.to_owned(),
+        error,
+    };
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let metrics = metrics();
+    let origin = path.display().to_string();
+    let base = |name: &str| {
+        if name == dhc_thresholds::GENERIC {
+            Some(built_in::generic(&metrics))
+        } else {
+            built_in::find(name, &metrics)
+        }
+    };
+    let table = Table::parse(&text, &origin, &metrics, &base).map_err(TablesError::Mistakes)?;
+    Ok(chosen(table, &origin, &text))
+}
+
+/// The table for a run: the user's file if there is one, else that of the type, else the generic one.
+///
+/// # Errors
+/// As [`file`] and [`built_in_table`]; a type that was only detected and has no table is not an error.
+pub fn choose(
+    thresholds: Option<&Path>,
+    named_type: Option<&str>,
+    detected_type: Option<&str>,
+) -> Result<Chosen, TablesError> {
+    if let Some(path) = thresholds {
+        return file(path);
+    }
+    if let Some(name) = named_type {
+        return built_in_table(name);
+    }
+    match detected_type.map(built_in_table) {
+        Some(Ok(chosen)) => Ok(chosen),
+        Some(Err(TablesError::NoSuchType(_))) | None => built_in_table(dhc_thresholds::GENERIC),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+fn chosen(table: Table, origin: &str, text: &str) -> Chosen {
+    let judged_by = JudgedBy {
+        dhc: env!("CARGO_PKG_VERSION").to_owned(),
+        instance_type: table.instance_type.clone(),
+        origin: origin.to_owned(),
+        sha256: hex(&Sha256::digest(text.as_bytes())),
+        faults: Faults::built_in().version.clone(),
+    };
+    Chosen { table, judged_by }
+}
+
+/// The text of a built-in table together with the generic one that it extends, so that their digest names both.
+fn whole_text(name: &str) -> String {
+    let own = built_in::text(name).unwrap_or_default();
+    let generic = built_in::text(dhc_thresholds::GENERIC).unwrap_or_default();
+    format!("{generic}{own}")
+}
+
+/// Bytes as lower case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
