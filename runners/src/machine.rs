@@ -5,12 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use dhc_checks::host::Host;
 use dhc_thresholds::{Hardware, Identity};
 
-/// Longest identity file that is read; DMI strings and ids have fewer than a hundred bytes.
-const WORD_MAX: u64 = 4096;
-
-/// How many PCI functions or devices are looked at; the largest nodes have a few hundred.
-const DEVICES_MAX: usize = 8192;
-
 const NVIDIA: &str = "0x10de";
 const AMAZON: &str = "0x1d0f";
 
@@ -30,7 +24,7 @@ impl Machine {
     ///
     /// `environment` are the variables of dhc's own environment.
     pub fn look(host: &Host, environment: &BTreeMap<String, String>) -> Machine {
-        let word = |path: &str| host.word(path, WORD_MAX);
+        let word = |path: &str| host.text(path).ok().filter(|text| !text.is_empty());
         let dmi = |name: &str| word(&format!("/sys/class/dmi/id/{name}"));
         let vendor = dmi("sys_vendor").unwrap_or_default();
         let (instance_type, instance_type_from) =
@@ -110,12 +104,10 @@ fn host_name(name: &str) -> String {
 
 fn there(host: &Host) -> BTreeSet<Hardware> {
     let mut there = BTreeSet::new();
-    let functions = host
-        .names("/sys/bus/pci/devices", DEVICES_MAX)
-        .unwrap_or_default();
+    let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
     for bdf in functions {
         let word = |file: &str| {
-            host.word(&format!("/sys/bus/pci/devices/{bdf}/{file}"), WORD_MAX)
+            host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"))
                 .unwrap_or_default()
         };
         let (vendor, class) = (word("vendor"), word("class"));
@@ -130,7 +122,7 @@ fn there(host: &Host) -> BTreeSet<Hardware> {
         }
     }
     let neuron = host
-        .names("/sys/devices/virtual/neuron_device", DEVICES_MAX)
+        .list("/sys/devices/virtual/neuron_device")
         .unwrap_or_default();
     if neuron.iter().any(|name| name.starts_with("neuron")) {
         there.insert(Hardware::NeuronDevice);

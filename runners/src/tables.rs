@@ -63,13 +63,14 @@ pub fn metrics_of(check: &str) -> Vec<&'static Metric> {
 /// When there is none, or it has mistakes.
 pub fn built_in_table(name: &str) -> Result<Chosen, TablesError> {
     let metrics = metrics();
-    let no_such = || TablesError::NoSuchType(name.to_owned());
-    let table = if name == dhc_thresholds::GENERIC {
-        built_in::generic(&metrics)
-    } else {
-        built_in::find(name, &metrics).ok_or_else(no_such)?
-    };
-    Ok(chosen(table, "built-in", &whole_text(name)))
+    let file = built_in::file_of(name, &metrics)
+        .ok_or_else(|| TablesError::NoSuchType(name.to_owned()))?;
+    let table = built_in::load(file, &metrics).expect("`file_of` names a built-in table");
+    Ok(chosen(
+        table.map_err(TablesError::Mistakes)?,
+        "built-in",
+        &whole_text(file),
+    ))
 }
 
 /// The table of the user's file.
@@ -88,13 +89,7 @@ pub fn file(path: &Path) -> Result<Chosen, TablesError> {
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
     let metrics = metrics();
     let origin = path.display().to_string();
-    let base = |name: &str| {
-        if name == dhc_thresholds::GENERIC {
-            Some(built_in::generic(&metrics))
-        } else {
-            built_in::find(name, &metrics)
-        }
-    };
+    let base = |name: &str| built_in::find(name, &metrics);
     let table = Table::parse(&text, &origin, &metrics, &base).map_err(TablesError::Mistakes)?;
     Ok(chosen(table, &origin, &text))
 }

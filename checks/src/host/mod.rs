@@ -1,9 +1,13 @@
 //! The only door to the machine.
 
+mod files;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
 
 /// The machine, as paths: the real one, or a simulated one in a directory tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,27 +35,6 @@ impl Host {
             libfabric: None,
             environment: BTreeMap::new(),
         }
-    }
-
-    /// The trimmed content of a small file, if it can be read and says something.
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
-    pub fn word(&self, path: &str, limit: u64) -> Option<String> {
-        let _ = limit;
-        let text = std::fs::read_to_string(self.root.join(path.trim_start_matches('/'))).ok()?;
-        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-    }
-
-    /// The sorted names in a directory.
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
-    pub fn names(&self, path: &str, limit: usize) -> Option<Vec<String>> {
-        let entries = std::fs::read_dir(self.root.join(path.trim_start_matches('/'))).ok()?;
-        let mut names: Vec<String> = entries
-            .flatten()
-            .take(limit)
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        Some(names)
     }
 }
 
