@@ -259,6 +259,27 @@ fn repeated_runs_are_read_together_and_a_lost_one_is_not_passed_over() {
 }
 
 #[test]
+fn a_run_that_left_no_document_is_not_believed_to_have_passed() {
+    let text = String::from_utf8(V4_5_ITERATIONS_LOST.to_vec()).unwrap();
+    let text = text.replace(
+        r#""Overall Result" : "Fail""#,
+        r#""Overall Result" : "Pass""#,
+    );
+    assert!(read(text.as_bytes()).unwrap().runtime_error.is_some());
+}
+
+#[test]
+fn a_test_that_failed_on_the_whole_while_every_gpu_passed_has_failed() {
+    let text = String::from_utf8(V4_2_PASS.to_vec()).unwrap();
+    let (before, after) = text.split_once("test_summary").unwrap();
+    let after = after.replacen("Pass", "Fail", 1);
+    assert_eq!(
+        findings(format!("{before}test_summary{after}").as_bytes())[0],
+        "software node unclassified"
+    );
+}
+
+#[test]
 fn an_overall_failure_that_no_result_accounts_for_is_told() {
     let text = String::from_utf8(V4_5_ITERATIONS_PASS.to_vec()).unwrap();
     let text = text.replace(
