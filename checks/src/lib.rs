@@ -4,3 +4,4 @@ pub mod catalog;
 pub mod check;
 pub mod format;
 pub mod host;
+pub mod loopback;

@@ -160,7 +160,7 @@ impl Host {
 }
 
 /// Opens a path of the machine. Below another root, no link leads out of that root.
-fn open(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     if root == Path::new("/") {
         return rustix::fs::open(path, flags, Mode::empty());
@@ -223,7 +223,7 @@ type Job = Box<dyn FnOnce() + Send>;
 static HELPER: Mutex<Option<Sender<Job>>> = Mutex::new(None);
 
 /// Does `work` in the helper thread; `None` if it does not end within `limit`, and the thread is then left behind.
-fn in_time<T: Send + 'static>(
+pub(super) fn in_time<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

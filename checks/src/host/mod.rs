@@ -1,6 +1,8 @@
 //! The only door to the machine.
 
 mod files;
+mod kmsg;
+mod system;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
+pub use system::Space;
 
 /// The machine, as paths: the real one, or a simulated one in a directory tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,0 +1,438 @@
+//! `host`: what every node has, whatever accelerates it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dhc_thresholds::{Action, Faults, Kind, Metric, Role, Subject, Unit};
+
+use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::format::kernel_log::{KernelEvent, KernelLog, What, fault_class, xid_entry};
+use crate::format::sysfs;
+use crate::host::{Host, ReadError};
+
+const MEMORY: Metric = Metric {
+    name: "host.memory.size",
+    unit: Unit::Mebibytes,
+    about: "memory that the kernel manages (MemTotal)",
+    role: Role::Required,
+    fault: "host.memory.size",
+};
+const CPUS: Metric = Metric {
+    name: "host.cpu.online",
+    unit: Unit::Count,
+    about: "logical CPUs that are online",
+    role: Role::Required,
+    fault: "host.cpu.count",
+};
+const GOVERNOR: Metric = Metric {
+    name: "host.cpu.governor",
+    unit: Unit::State,
+    about: "cpufreq governor of the CPUs, as the kernel names it; `mixed` if they differ",
+    role: Role::Judged,
+    fault: "host.cpu.governor",
+};
+const NUMA_NODES: Metric = Metric {
+    name: "host.numa.nodes",
+    unit: Unit::Count,
+    about: "NUMA nodes that are online",
+    role: Role::Context,
+    fault: "host.memory.size",
+};
+const UPTIME: Metric = Metric {
+    name: "host.uptime",
+    unit: Unit::Seconds,
+    about: "time since the boot",
+    role: Role::Context,
+    fault: "host.clock",
+};
+const WIDTH: Metric = Metric {
+    name: "host.pcie.width",
+    unit: Unit::Lanes,
+    about: "PCIe lanes in use by an accelerator or network card",
+    role: Role::Context,
+    fault: "host.pcie.width",
+};
+const WIDTH_MISSING: Metric = Metric {
+    name: "host.pcie.width_missing",
+    unit: Unit::Lanes,
+    about: "PCIe lanes that an accelerator or network card has and does not use",
+    role: Role::Judged,
+    fault: "host.pcie.width",
+};
+const SPEED: Metric = Metric {
+    name: "host.pcie.speed",
+    unit: Unit::GigatransfersPerSecond,
+    about: "PCIe speed in use; many devices slow their link down when they idle",
+    role: Role::Context,
+    fault: "host.pcie.speed",
+};
+const SPEED_MAX: Metric = Metric {
+    name: "host.pcie.speed_max",
+    unit: Unit::GigatransfersPerSecond,
+    about: "PCIe speed that the device can reach",
+    role: Role::Context,
+    fault: "host.pcie.speed",
+};
+const AER_FATAL: Metric = Metric {
+    name: "host.pcie.aer_fatal",
+    unit: Unit::Count,
+    about: "fatal PCIe errors since the boot (AER)",
+    role: Role::Judged,
+    fault: "host.pcie.errors",
+};
+const AER_NONFATAL: Metric = Metric {
+    name: "host.pcie.aer_nonfatal",
+    unit: Unit::Count,
+    about: "uncorrected PCIe errors that were not fatal since the boot (AER)",
+    role: Role::Judged,
+    fault: "host.pcie.errors",
+};
+const AER_CORRECTABLE: Metric = Metric {
+    name: "host.pcie.aer_correctable",
+    unit: Unit::Count,
+    about: "corrected PCIe errors since the boot (AER)",
+    role: Role::Context,
+    fault: "host.pcie.correctable",
+};
+const CLOCK: Metric = Metric {
+    name: "host.clock.synchronised",
+    unit: Unit::State,
+    about: "whether something keeps the clock synchronised: yes or no",
+    role: Role::Judged,
+    fault: "host.clock",
+};
+const CLOCK_SOURCE: Metric = Metric {
+    name: "host.clock.source",
+    unit: Unit::State,
+    about: "the kernel's clock source",
+    role: Role::Context,
+    fault: "host.clock",
+};
+const DISK_FREE: Metric = Metric {
+    name: "host.disk.free",
+    unit: Unit::Percent,
+    about: "free space of the root file system and of the one that holds dhc's results",
+    role: Role::Judged,
+    fault: "host.disk.space",
+};
+const KERNEL_FAULTS: Metric = Metric {
+    name: "host.kernel.faults",
+    unit: Unit::Count,
+    about: "lines of the kernel's log since the boot that ask for a reset, reboot or replacement of something",
+    role: Role::Required,
+    fault: "host.kernel.mce",
+};
+const KERNEL_WARNINGS: Metric = Metric {
+    name: "host.kernel.warnings",
+    unit: Unit::Count,
+    about: "lines of the kernel's log since the boot that ask for a person to look",
+    role: Role::Judged,
+    fault: "host.kernel.corrected",
+};
+const KERNEL_NOTICES: Metric = Metric {
+    name: "host.kernel.notices",
+    unit: Unit::Count,
+    about: "lines of the kernel's log since the boot about applications that failed: out of memory, most Xids",
+    role: Role::Context,
+    fault: "gpu.application",
+};
+
+static SPEC: Spec = Spec {
+    name: "host",
+    about: "memory, CPUs, PCIe links and errors, clock, disk space, and the kernel's log of hardware errors",
+    explain: "\
+Looks at what every node has. Memory and CPUs are compared with the instance type. The PCIe links of accelerators and
+network cards must have all their lanes; speed is only recorded, since idle links slow down. Uncorrected PCIe errors
+since the boot are a fault. The kernel's log of this boot is searched for Xid and SXid lines of NVIDIA's driver, for
+Neuron hardware errors, machine checks, disk errors and processes killed for lack of memory. What an Xid asks for
+follows NVIDIA's catalogue; where the driver itself says what is needed (Xid 154), its word counts. Lines that a
+process wrote into the kernel's log accuse nothing.",
+    metrics: &[
+        &MEMORY,
+        &CPUS,
+        &GOVERNOR,
+        &NUMA_NODES,
+        &UPTIME,
+        &WIDTH,
+        &WIDTH_MISSING,
+        &SPEED,
+        &SPEED_MAX,
+        &AER_FATAL,
+        &AER_NONFATAL,
+        &AER_CORRECTABLE,
+        &CLOCK,
+        &CLOCK_SOURCE,
+        &DISK_FREE,
+        &KERNEL_FAULTS,
+        &KERNEL_WARNINGS,
+        &KERNEL_NOTICES,
+    ],
+    needs: None,
+    tags: &["host", "quick"],
+    company: Company::Welcome,
+    options: &[],
+};
+
+/// The check.
+pub(super) struct HostCheck;
+
+impl InstanceCheck for HostCheck {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        memory(&task.host, record)?;
+        cpus(&task.host, record)?;
+        clock(&task.host, record)?;
+        disks(task, record)?;
+        pcie(&task.host, record)?;
+        kernel_log(&task.host, record)
+    }
+}
+
+fn memory(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    match host
+        .text("/proc/meminfo")
+        .map(|text| sysfs::mem_total_kib(&text))
+    {
+        Ok(Some(kib)) => record.measure(&MEMORY, Subject::node(), kib / 1024)?,
+        Ok(None) => record.gap(&MEMORY, Subject::node(), "`/proc/meminfo` has no MemTotal")?,
+        Err(error) => record.gap(&MEMORY, Subject::node(), error.to_string())?,
+    }
+    let nodes = host
+        .text("/sys/devices/system/node/online")
+        .ok()
+        .and_then(|list| sysfs::list_length(&list));
+    nodes.map_or(Ok(()), |nodes| {
+        record.measure(&NUMA_NODES, Subject::node(), nodes)
+    })
+}
+
+fn cpus(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let all = || Subject::new(Kind::Cpu, "cpus");
+    match host
+        .text("/sys/devices/system/cpu/online")
+        .map(|list| sysfs::list_length(&list))
+    {
+        Ok(Some(count)) => record.measure(&CPUS, all(), count)?,
+        Ok(None) => record.gap(
+            &CPUS,
+            all(),
+            "`/sys/devices/system/cpu/online` is not a list of CPUs",
+        )?,
+        Err(error) => record.gap(&CPUS, all(), error.to_string())?,
+    }
+    // Virtual machines mostly have no cpufreq: nothing is governed there, so nothing is recorded.
+    let policies = host
+        .list("/sys/devices/system/cpu/cpufreq")
+        .unwrap_or_default();
+    let mut governors: Vec<String> = policies
+        .iter()
+        .filter_map(|policy| {
+            host.text(format!(
+                "/sys/devices/system/cpu/cpufreq/{policy}/scaling_governor"
+            ))
+            .ok()
+        })
+        .collect();
+    governors.sort();
+    governors.dedup();
+    match governors.as_slice() {
+        [] => Ok(()),
+        [one] => record.measure(&GOVERNOR, all(), one.clone()),
+        several => record.add(GOVERNOR.of(all(), "mixed").detail(several.join(", "))),
+    }
+}
+
+fn clock(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    if let Some(synchronised) = host.clock_is_synchronised() {
+        record.measure(
+            &CLOCK,
+            Subject::node(),
+            if synchronised { "yes" } else { "no" },
+        )?;
+    }
+    if let Ok(source) =
+        host.text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    {
+        record.measure(&CLOCK_SOURCE, Subject::node(), source)?;
+    }
+    let uptime = host.text("/proc/uptime").ok();
+    let seconds: Option<f64> = uptime.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    seconds.map_or(Ok(()), |seconds| {
+        record.measure(&UPTIME, Subject::node(), seconds)
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage")]
+fn disks(task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let root = ("/".to_owned(), task.host.space(Path::new("/")));
+    // The directory of results is dhc's own, on the machine that dhc runs on, simulated or not.
+    let state = task.state.as_deref().map(|path| {
+        let own = Host {
+            root: "/".into(),
+            ..task.host.clone()
+        };
+        (path.display().to_string(), own.space(path))
+    });
+    for (path, space) in std::iter::once(root).chain(state) {
+        let subject = Subject::new(Kind::Disk, path);
+        match space {
+            Ok(space) if space.total_bytes > 0 => {
+                let free = 100.0 * space.free_bytes as f64 / space.total_bytes as f64;
+                record.measure(&DISK_FREE, subject, free)?;
+            }
+            Ok(_) => {}
+            Err(error) => record.gap(&DISK_FREE, subject, error.to_string())?,
+        }
+    }
+    Ok(())
+}
+
+/// What a PCI function is, if it is one whose link matters.
+fn kind_of(vendor: &str, device: &str, class: &str) -> Option<Kind> {
+    match (vendor, class.get(..4)) {
+        ("0x10de", Some("0x03")) => Some(Kind::Gpu),
+        ("0x1d0f", _) if device.starts_with("0xefa") => Some(Kind::Nic),
+        // Neuron devices: 7064 Inferentia, 7164 Trainium, 7264 Inferentia 2, 7364 Trainium 2 (aws-neuron-driver,
+        // neuron_pci.c).
+        ("0x1d0f", _) if ["0x7064", "0x7164", "0x7264", "0x7364"].contains(&device) => {
+            Some(Kind::NeuronDevice)
+        }
+        ("0x15b3", Some("0x02")) => Some(Kind::Nic),
+        _ => None,
+    }
+}
+
+fn pcie(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let functions = match host.list("/sys/bus/pci/devices") {
+        Ok(functions) => functions,
+        Err(error) if error.is_absent() => return record.note("the node has no PCI bus in sysfs"),
+        Err(error) => return record.gap(&WIDTH_MISSING, Subject::node(), error.to_string()),
+    };
+    for bdf in functions {
+        let text = |file: &str| host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"));
+        let word = |file: &str| text(file).unwrap_or_default();
+        let Some(kind) = kind_of(&word("vendor"), &word("device"), &word("class")) else {
+            continue;
+        };
+        let subject = Subject::new(kind, bdf.as_str());
+        record.device(
+            subject.clone(),
+            [("bdf", bdf.clone()), ("pci_device", word("device"))],
+        )?;
+        let width = text("current_link_width")
+            .ok()
+            .and_then(|text| sysfs::pcie_width(&text));
+        let width_max = text("max_link_width")
+            .ok()
+            .and_then(|text| sysfs::pcie_width(&text));
+        if let Some(width) = width {
+            record.measure(&WIDTH, subject.clone(), width)?;
+        }
+        if let (Some(width), Some(max)) = (width, width_max) {
+            record.measure(&WIDTH_MISSING, subject.clone(), max.saturating_sub(width))?;
+        }
+        for (metric, file) in [
+            (&SPEED, "current_link_speed"),
+            (&SPEED_MAX, "max_link_speed"),
+        ] {
+            if let Some(speed) = text(file).ok().and_then(|text| sysfs::pcie_speed(&text)) {
+                record.measure(metric, subject.clone(), speed)?;
+            }
+        }
+        for (metric, file) in [
+            (&AER_FATAL, "aer_dev_fatal"),
+            (&AER_NONFATAL, "aer_dev_nonfatal"),
+            (&AER_CORRECTABLE, "aer_dev_correctable"),
+        ] {
+            aer(metric, &subject, text(file), record)?;
+        }
+    }
+    Ok(())
+}
+
+/// An AER counter. Virtual functions and most virtual machines have none.
+fn aer(
+    metric: &Metric,
+    subject: &Subject,
+    text: Result<String, ReadError>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    match text.map(|text| sysfs::aer_total(&text)) {
+        Ok(Some(count)) => record.measure(metric, subject.clone(), count),
+        Ok(None) => record.gap(metric, subject.clone(), "the counter has no total"),
+        Err(error) if error.is_absent() => Ok(()),
+        Err(error) => record.gap(metric, subject.clone(), error.to_string()),
+    }
+}
+
+fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let log = match host.kernel_log() {
+        Ok(text) => KernelLog::read(&text),
+        Err(error) => {
+            let why = format!("{error}; run dhc as root, or set kernel.dmesg_restrict=0");
+            return record.gap(&KERNEL_FAULTS, Subject::node(), why);
+        }
+    };
+    let mut counts: BTreeMap<(Subject, &'static str), (u64, String)> = BTreeMap::new();
+    for event in &log.events {
+        let class = fault_class(&event.what, &log);
+        let (count, words) = counts.entry((subject(event), class)).or_default();
+        *count += 1;
+        // The last line of a kind says the latest state.
+        *words = quotation(event);
+    }
+    let mut faults = 0;
+    for ((subject, class), (count, words)) in counts {
+        let metric = match Faults::built_in().action(class) {
+            Action::Reset | Action::Reboot | Action::Replace => &KERNEL_FAULTS,
+            Action::Investigate | Action::Retry => &KERNEL_WARNINGS,
+            Action::None => &KERNEL_NOTICES,
+        };
+        faults += u64::from(metric.name == KERNEL_FAULTS.name);
+        record.add(metric.of(subject, count).fault(class).detail(words))?;
+    }
+    if faults == 0 {
+        record.measure(&KERNEL_FAULTS, Subject::node(), 0_u64)?;
+    }
+    if log.not_kept > 0 {
+        record.note(format!(
+            "{} more lines about hardware are in the kernel's log",
+            log.not_kept
+        ))?;
+    }
+    record.note(format!(
+        "{} lines of the kernel's log were searched",
+        log.lines
+    ))
+}
+
+/// Which device an event is about.
+fn subject(event: &KernelEvent) -> Subject {
+    match &event.what {
+        What::Xid { bdf, .. } | What::OffTheBus { bdf } => Subject::new(Kind::Gpu, bdf.as_str()),
+        What::Sxid { bdf, .. } => Subject::new(Kind::Nvswitch, bdf.as_str()),
+        What::Neuron { device, core, .. } => {
+            Subject::new(Kind::NeuronCore, format!("neuron{device}/core{core}"))
+        }
+        What::Pcie { bdf } => Subject::new(Kind::Pci, bdf.as_str()),
+        What::Disk { device } => Subject::new(Kind::Disk, device.as_str()),
+        What::HardwareError | What::Corrected | What::OutOfMemory => Subject::node(),
+    }
+}
+
+/// The line itself, with NVIDIA's name of an Xid before it.
+fn quotation(event: &KernelEvent) -> String {
+    match &event.what {
+        What::Xid { code, .. } => match xid_entry(*code) {
+            Some(entry) => format!(
+                "Xid {code} {} ({}): {}",
+                entry.mnemonic, entry.about, event.quote
+            ),
+            None => format!("Xid {code}, not in NVIDIA's catalogue: {}", event.quote),
+        },
+        _ => event.quote.clone(),
+    }
+}

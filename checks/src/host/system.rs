@@ -1,0 +1,57 @@
+//! What the kernel answers without a file: the state of the clock, the space on a disk.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::{Host, ReadError};
+
+/// Space of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that users may still fill.
+    pub free_bytes: u64,
+}
+
+impl Host {
+    /// The space of the file system that holds `path`.
+    ///
+    /// # Errors
+    /// When the path is missing or the kernel refuses.
+    pub fn space(&self, path: &Path) -> Result<Space, ReadError> {
+        let below = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        let stat = rustix::fs::statvfs(&below).map_err(|errno| match errno {
+            Errno::NOENT => ReadError::Absent {
+                path: path.to_owned(),
+            },
+            errno => ReadError::Unreadable {
+                path: path.to_owned(),
+                errno,
+            },
+        })?;
+        Ok(Space {
+            total_bytes: stat.f_blocks * stat.f_frsize,
+            free_bytes: stat.f_bavail * stat.f_frsize,
+        })
+    }
+
+    /// Whether something keeps the kernel's clock synchronised; `None` for a simulated machine, which has no clock.
+    #[expect(
+        unsafe_code,
+        reason = "no library offers adjtimex without changing the clock"
+    )]
+    pub fn clock_is_synchronised(&self) -> Option<bool> {
+        if self.root != Path::new("/") {
+            return None;
+        }
+        // SAFETY: all fields of `timex` are integers, for which zero is a value; with `modes` 0 the call only reads the
+        // clock's state and writes it into the structure that it is given.
+        let (state, status) = unsafe {
+            let mut timex: libc::timex = std::mem::zeroed();
+            (libc::adjtimex(&raw mut timex), timex.status)
+        };
+        Some(state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0)
+    }
+}
