@@ -1,5 +1,5 @@
 //! Readers of what tools and the kernel print: text to values, pure. One file per tool or format.
-pub mod dcgmi;
 
+pub mod dcgmi;
 pub mod kernel_log;
 pub mod sysfs;

@@ -19,7 +19,7 @@ use super::fields::{
     Object, SAID_BYTES_MAX, array, beginning, bounded, gpu_id, gpu_of_text, is_blank, number,
     object, present, shape, short, string, word,
 };
-use super::{DcgmError, DcgmiError, Diagnosis, Entity, SOFTWARE, Status, TestResult};
+use super::{DcgmError, DcgmiError, Diagnosis, Entity, Grade, SOFTWARE, Status, TestResult};
 
 /// Results in a document: DCGM reports at most 20 tests on 256 entities; ten times that is damage, not data.
 const RESULTS_MAX: usize = 65_536;
@@ -130,7 +130,7 @@ fn iterated(document: &Object, iterations: &Value) -> Result<Diagnosis, DcgmiErr
     let accounted = whole
         .results
         .iter()
-        .any(|result| result.status == Status::Fail);
+        .any(|result| result.grade() > Grade::NotRun);
     if whole.runtime_error.is_none() && (lost.is_some() || overall != Status::Pass && !accounted) {
         let warning = document
             .get("Warning")
@@ -437,7 +437,8 @@ fn status(value: &Value) -> Result<Status, DcgmiError> {
         () if is("Pass") => Ok(Status::Pass),
         () if is("Skip") => Ok(Status::Skip),
         () if is("Not Run") => Ok(Status::NotRun),
-        () if is("Fail") || is("Warn") => Ok(Status::Fail),
+        () if is("Warn") => Ok(Status::Warn),
+        () if is("Fail") => Ok(Status::Fail),
         () => Err(shape("status", "`Pass`, `Skip`, `Fail` or `Not Run`")),
     }
 }

@@ -72,6 +72,7 @@ impl TestResult {
             (Status::NotRun, None | Some(Grade::Config)) => Grade::NotRun,
             (_, Some(grade)) => grade,
             (Status::Pass, None) => Grade::Pass,
+            (Status::Warn, None) => Grade::Monitor,
             // Failed, and does not say of what.
             (Status::Fail, None) => Grade::Unclassified,
         }
@@ -115,6 +116,8 @@ pub enum Status {
     Skip,
     /// `Not Run`, or a test that is named and has no result.
     NotRun,
+    /// `WARN`, in the document of nvvs alone; dcgmi prints `Fail` for it.
+    Warn,
     /// `Fail`, which is also printed for a warning.
     Fail,
 }
