@@ -522,7 +522,7 @@ fn said(measurement: &Measurement, metric: &Metric, bound: &Bound) -> String {
         "fail_above" => "must be at most",
         "warn_below" => "should be at least",
         "warn_above" => "should be at most",
-        "warn_if" => "which deserves a look; worth watching:",
+        "warn_if" => "one of those worth watching:",
         _ => "must be one of",
     };
     let detail = measurement

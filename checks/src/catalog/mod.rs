@@ -2,11 +2,23 @@
 
 mod dcgm_diag;
 mod host;
+mod loopback;
+mod nccom_local;
+mod neuron_count;
+mod neuron_sysfs;
 
 use crate::check::InstanceCheck;
 
 /// Every check, in the order in which `dhc list` shows them and results hold them.
-pub const CHECKS: &[&dyn InstanceCheck] = &[&host::HostCheck, &dcgm_diag::DcgmDiag];
+pub const CHECKS: &[&dyn InstanceCheck] = &[
+    &neuron_count::NeuronCount,
+    &neuron_sysfs::NeuronSysfs,
+    &nccom_local::NccomLocal,
+    &loopback::EFA_LOOPBACK,
+    &loopback::FABRIC_LOOPBACK,
+    &host::HostCheck,
+    &dcgm_diag::DcgmDiag,
+];
 
 /// The check of this name.
 pub fn find(name: &str) -> Option<&'static dyn InstanceCheck> {

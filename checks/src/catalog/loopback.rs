@@ -1,0 +1,635 @@
+//! `efa-loopback` and `fabric-loopback`: each network card, or each software provider, talks to itself.
+//!
+//! The counters and states of EFA cards are those of `/sys/class/infiniband` (Linux, `drivers/infiniband/hw/efa`):
+//! since driver 1.14 a card's counters stand in `hw_counters` and a port's in `ports/1/hw_counters`; before that all stood
+//! below the port.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
+use libfabric_sys::{Device, Library};
+
+use crate::check::{
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
+};
+use crate::host::Host;
+use crate::loopback::{self, Course, NO_SHORTCUTS, Results};
+
+/// The message size whose latency is judged, and the one whose bandwidth is.
+const LATENCY_BYTES: usize = 8;
+const BANDWIDTH_BYTES: usize = 1 << 20;
+
+/// The figures of one of the two checks.
+struct Figures {
+    corrupted: Metric,
+    latency: Metric,
+    latency_p99: Metric,
+    latency_mean: Metric,
+    latency_max: Metric,
+    bandwidth: Metric,
+    bandwidth_mean: Metric,
+}
+
+const fn figure(
+    name: &'static str,
+    unit: Unit,
+    role: Role,
+    about: &'static str,
+    fault: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        unit,
+        about,
+        role,
+        fault,
+    }
+}
+
+const CORRUPTED: &str = "messages that arrived with other bytes than were sent";
+const LATENCY: &str = "half a round trip of a message, the median (HyperPod's `typical` latency)";
+const LATENCY_P99: &str = "half a round trip of a message, the 99th percentile";
+const LATENCY_MEAN: &str = "half a round trip of a message, the mean";
+const LATENCY_MAX: &str = "half a round trip of a message, the longest";
+const BANDWIDTH: &str = "bandwidth one way of the best window of messages";
+const BANDWIDTH_MEAN: &str = "bandwidth one way, mean of the windows of messages";
+
+static EFA: Figures = Figures {
+    corrupted: figure(
+        "efa.loopback.corrupted",
+        Unit::Count,
+        Role::Required,
+        CORRUPTED,
+        "data.corrupted",
+    ),
+    latency: figure(
+        "efa.loopback.latency",
+        Unit::Microseconds,
+        Role::Judged,
+        LATENCY,
+        "nic.performance",
+    ),
+    latency_p99: figure(
+        "efa.loopback.latency_p99",
+        Unit::Microseconds,
+        Role::Context,
+        LATENCY_P99,
+        "nic.performance",
+    ),
+    latency_mean: figure(
+        "efa.loopback.latency_mean",
+        Unit::Microseconds,
+        Role::Context,
+        LATENCY_MEAN,
+        "nic.performance",
+    ),
+    latency_max: figure(
+        "efa.loopback.latency_max",
+        Unit::Microseconds,
+        Role::Context,
+        LATENCY_MAX,
+        "nic.performance",
+    ),
+    bandwidth: figure(
+        "efa.loopback.bandwidth",
+        Unit::GigabytesPerSecond,
+        Role::Judged,
+        BANDWIDTH,
+        "nic.performance",
+    ),
+    bandwidth_mean: figure(
+        "efa.loopback.bandwidth_mean",
+        Unit::GigabytesPerSecond,
+        Role::Context,
+        BANDWIDTH_MEAN,
+        "nic.performance",
+    ),
+};
+
+static FABRIC: Figures = Figures {
+    corrupted: figure(
+        "fabric.loopback.corrupted",
+        Unit::Count,
+        Role::Required,
+        CORRUPTED,
+        "data.corrupted",
+    ),
+    latency: figure(
+        "fabric.loopback.latency",
+        Unit::Microseconds,
+        Role::Judged,
+        LATENCY,
+        "fabric.performance",
+    ),
+    latency_p99: figure(
+        "fabric.loopback.latency_p99",
+        Unit::Microseconds,
+        Role::Context,
+        LATENCY_P99,
+        "fabric.performance",
+    ),
+    latency_mean: figure(
+        "fabric.loopback.latency_mean",
+        Unit::Microseconds,
+        Role::Context,
+        LATENCY_MEAN,
+        "fabric.performance",
+    ),
+    latency_max: figure(
+        "fabric.loopback.latency_max",
+        Unit::Microseconds,
+        Role::Context,
+        LATENCY_MAX,
+        "fabric.performance",
+    ),
+    bandwidth: figure(
+        "fabric.loopback.bandwidth",
+        Unit::GigabytesPerSecond,
+        Role::Judged,
+        BANDWIDTH,
+        "fabric.performance",
+    ),
+    bandwidth_mean: figure(
+        "fabric.loopback.bandwidth_mean",
+        Unit::GigabytesPerSecond,
+        Role::Context,
+        BANDWIDTH_MEAN,
+        "fabric.performance",
+    ),
+};
+
+const EFA_COUNT: Metric = figure(
+    "efa.device.count",
+    Unit::Count,
+    Role::Required,
+    "EFA cards that the kernel has",
+    "nic.missing",
+);
+const PORT_STATE: Metric = figure(
+    "efa.port.state",
+    Unit::State,
+    Role::Judged,
+    "state of a card's port, as the kernel names it: ACTIVE, DOWN, INIT, ARMED",
+    "nic.port_down",
+);
+const PORT_RATE: Metric = figure(
+    "efa.port.rate",
+    Unit::GigabitsPerSecond,
+    Role::Context,
+    "rate of a card's port",
+    "nic.rate",
+);
+const COUNTER_GROWTH: Metric = figure(
+    "efa.counter.growth",
+    Unit::Count,
+    Role::Judged,
+    "growth of an error counter of a card while its loopback ran",
+    "nic.errors",
+);
+
+/// Error counters whose growth during a loopback says something about the card (FORMATS of the EFA driver: device and
+/// port counters). Byte and packet counters only show that the card was used.
+const ERROR_COUNTERS: &[&str] = &[
+    "cmds_err",
+    "no_completion_cmds",
+    "rx_drops",
+    "rdma_read_wr_err",
+    "rdma_write_wr_err",
+    "retrans_timeout_events",
+    "unresponsive_remote_events",
+    "impaired_remote_conn_events",
+];
+
+const INFINIBAND: &str = "/sys/class/infiniband";
+
+static EFA_SPEC: Spec = Spec {
+    name: "efa-loopback",
+    about: "each EFA card exchanges messages with itself: latency, bandwidth, every byte checked, counters before and after",
+    explain: "\
+Counts the EFA cards, reads the state and rate of their ports, and then makes each card exchange messages with itself
+through libfabric's efa provider, with the short cut through shared memory switched off. Latency is half a round trip;
+bandwidth is that of windows of messages, as perftest and fabtests measure them. Every byte is compared with what was
+sent. Error counters of the card are read before and after.",
+    metrics: &[
+        &EFA_COUNT,
+        &PORT_STATE,
+        &PORT_RATE,
+        &COUNTER_GROWTH,
+        &EFA.corrupted,
+        &EFA.latency,
+        &EFA.latency_p99,
+        &EFA.latency_mean,
+        &EFA.latency_max,
+        &EFA.bandwidth,
+        &EFA.bandwidth_mean,
+    ],
+    needs: Some(Hardware::Efa),
+    tags: &["network", "efa"],
+    company: Company::Alone,
+    options: &[],
+};
+
+static FABRIC_SPEC: Spec = Spec {
+    name: "fabric-loopback",
+    about: "each software provider of libfabric exchanges messages with itself on this host, every byte checked",
+    explain: "\
+Makes libfabric's software providers (tcp and whatever else is installed) exchange messages with themselves on this
+host, measures latency and bandwidth as efa-loopback does, and compares every byte with what was sent. It needs no
+network card, so it shows on any machine that libfabric and the host's memory path are sound. Name one provider, even
+one of hardware, with --set fabric-loopback.provider=NAME.",
+    metrics: &[
+        &FABRIC.corrupted,
+        &FABRIC.latency,
+        &FABRIC.latency_p99,
+        &FABRIC.latency_mean,
+        &FABRIC.latency_max,
+        &FABRIC.bandwidth,
+        &FABRIC.bandwidth_mean,
+    ],
+    needs: None,
+    tags: &["network", "host"],
+    company: Company::Alone,
+    options: &[OptionSpec {
+        name: "provider",
+        default: "",
+        about: "the libfabric provider to use, such as tcp; all software providers if not set",
+    }],
+};
+
+/// Providers that need no hardware. `shm` is left out: it is the short cut that a loopback must not take.
+const SOFTWARE: &[&str] = &["tcp", "net", "sockets", "udp"];
+
+/// A loopback check: one struct for both entries of the registry.
+pub(super) struct Loopback {
+    spec: &'static Spec,
+    figures: &'static Figures,
+}
+
+/// The loopback of EFA cards.
+pub(super) const EFA_LOOPBACK: Loopback = Loopback {
+    spec: &EFA_SPEC,
+    figures: &EFA,
+};
+
+/// The loopback of software providers.
+pub(super) const FABRIC_LOOPBACK: Loopback = Loopback {
+    spec: &FABRIC_SPEC,
+    figures: &FABRIC,
+};
+
+impl InstanceCheck for Loopback {
+    fn spec(&self) -> &'static Spec {
+        self.spec
+    }
+
+    fn budget(&self, _: &BTreeMap<String, String>) -> Budget {
+        // HyperPod's documentation gives its EFA check two to five minutes for all cards.
+        Budget {
+            expected: Duration::from_secs(20),
+            deadline: Duration::from_secs(300),
+        }
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let on_efa = self.spec.needs == Some(Hardware::Efa);
+        let cards = if on_efa {
+            efa_cards(&task.host, record)?
+        } else {
+            Vec::new()
+        };
+        if on_efa && cards.is_empty() {
+            // Zero cards are a measurement, recorded above; there is nothing to exchange messages with.
+            return Ok(());
+        }
+        let library = Library::load(task.host.libfabric.as_deref(), NO_SHORTCUTS)
+            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+        let (major, minor) = library.version();
+        record.note(format!(
+            "libfabric {major}.{minor} from {}",
+            library.path().display()
+        ))?;
+        let before: Vec<Counters> = cards
+            .iter()
+            .map(|card| counters(&task.host, card))
+            .collect();
+        let devices = if on_efa {
+            efa_devices(&library, &cards)?
+        } else {
+            software_devices(task, self.spec, &library)?
+        };
+        for (subject, device) in &devices {
+            self.one(subject, device, task.deadline / 2, record)?;
+        }
+        for (card, before) in cards.iter().zip(before) {
+            growth(card, &before, &counters(&task.host, card), record)?;
+        }
+        let served: BTreeSet<&str> = devices
+            .iter()
+            .map(|(subject, _)| subject.name.as_str())
+            .collect();
+        for card in cards.iter().filter(|card| !served.contains(card.as_str())) {
+            let why = "libfabric's efa provider does not offer the card; see `fi_info -p efa`";
+            record.gap(
+                &self.figures.corrupted,
+                Subject::new(Kind::Nic, card.as_str()),
+                why,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Loopback {
+    /// Measures one device. One that cannot be measured is a gap, and the others go on.
+    fn one(
+        &self,
+        subject: &Subject,
+        device: &Device,
+        deadline: Duration,
+        record: &mut Recorder<'_>,
+    ) -> Result<(), CheckError> {
+        let course = Course {
+            latency_bytes: vec![LATENCY_BYTES, 4096],
+            round_trips: 1000,
+            bandwidth_bytes: vec![65_536, BANDWIDTH_BYTES],
+            windows: 20,
+            deadline,
+        };
+        let mut phases = Vec::new();
+        let outcome =
+            loopback::measure(device, &course, &mut |phase| phases.push(phase.to_owned()));
+        if let Some(phase) = phases.last() {
+            record.progress(format!("{subject}: {phase}"))?;
+        }
+        match outcome {
+            Ok(results) => self.figures(subject, device, &results, record),
+            Err(error) => record.gap(&self.figures.corrupted, subject.clone(), chain(&error)),
+        }
+    }
+
+    fn figures(
+        &self,
+        subject: &Subject,
+        device: &Device,
+        results: &Results,
+        record: &mut Recorder<'_>,
+    ) -> Result<(), CheckError> {
+        let figures = self.figures;
+        record.measure(
+            &figures.corrupted,
+            subject.clone(),
+            results.messages_corrupted,
+        )?;
+        for (bytes, samples) in &results.latency_us {
+            for (metric, value) in [
+                (&figures.latency, samples.percentile(0.5)),
+                (&figures.latency_p99, samples.percentile(0.99)),
+                (&figures.latency_mean, samples.mean()),
+                (&figures.latency_max, samples.max()),
+            ] {
+                add(metric, subject, device, *bytes, value, record)?;
+            }
+        }
+        for (bytes, samples) in &results.bandwidth {
+            let (best, mean) = (samples.max(), samples.mean());
+            add(
+                &figures.bandwidth,
+                subject,
+                device,
+                *bytes,
+                best.map(|rate| rate / 1e9),
+                record,
+            )?;
+            add(
+                &figures.bandwidth_mean,
+                subject,
+                device,
+                *bytes,
+                mean.map(|rate| rate / 1e9),
+                record,
+            )?;
+        }
+        record.note(summary(subject, results))
+    }
+}
+
+fn add(
+    metric: &Metric,
+    subject: &Subject,
+    device: &Device,
+    bytes: usize,
+    value: Option<f64>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let value = value.unwrap_or(f64::NAN);
+    record.add(
+        metric
+            .of(subject.clone(), value)
+            .at_bytes(bytes as u64)
+            .over(device.provider.as_str()),
+    )
+}
+
+/// The figures in the words of HyperPod's log, whose readers look for them: bandwidths in Gbit/s, latencies in us. The
+/// typical latency is the median of a size; its least and greatest are taken over the sizes.
+fn summary(subject: &Subject, results: &Results) -> String {
+    let rates = || results.bandwidth.iter().map(|(_, samples)| samples);
+    let gbits = |rate: f64| rate * 8.0 / 1e9;
+    let max = rates()
+        .filter_map(loopback::Samples::max)
+        .fold(0.0, f64::max);
+    let largest = results
+        .bandwidth
+        .last()
+        .and_then(|(_, samples)| samples.mean())
+        .unwrap_or(f64::NAN);
+    let typical = || {
+        results
+            .latency_us
+            .iter()
+            .filter_map(|(_, samples)| samples.percentile(0.5))
+    };
+    let mean = results
+        .latency_us
+        .first()
+        .and_then(|(_, samples)| samples.mean())
+        .unwrap_or(f64::NAN);
+    format!(
+        "device: {subject} . Output summary is MaxBw: {:.2}, AvgBw: {:.2}, MaxTypicalLat: {:.2}, MinTypicalLat: {:.2}, \
+         AvgLat: {mean:.2} (Gbit/s, us); {} bytes checked",
+        gbits(max),
+        gbits(largest),
+        typical().fold(f64::NAN, f64::max),
+        typical().fold(f64::NAN, f64::min),
+        results.bytes_checked
+    )
+}
+
+/// One device of each software provider (or of the one that the user names): the host's own loopback interface where
+/// there is one.
+fn software_devices(
+    task: &Task,
+    spec: &'static Spec,
+    library: &Library,
+) -> Result<Vec<(Subject, Device)>, CheckError> {
+    let named = task.option(spec, "provider");
+    let filter = (!named.is_empty()).then_some(named);
+    let all = library
+        .devices(filter)
+        .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+    let mut chosen: BTreeMap<String, Device> = BTreeMap::new();
+    for device in all {
+        // A layered provider is called `tcp;ofi_rxm`.
+        let core = device.provider.split(';').next().unwrap_or_default();
+        if filter.is_none() && !SOFTWARE.contains(&core) {
+            continue;
+        }
+        let better = chosen
+            .get(&device.provider)
+            .is_none_or(|known| known.domain != "lo" && device.domain == "lo");
+        if better {
+            chosen.insert(device.provider.clone(), device);
+        }
+    }
+    if chosen.is_empty() {
+        let what = filter.map_or_else(
+            || "no software provider".to_owned(),
+            |name| format!("no device of provider `{name}`"),
+        );
+        let why = format!(
+            "libfabric offers {what} with reliable datagram endpoints; `fi_info -t FI_EP_RDM` shows what there is"
+        );
+        return Err(CheckError::Unavailable(why));
+    }
+    Ok(chosen
+        .into_iter()
+        .map(|(provider, device)| (Subject::new(Kind::Provider, provider), device))
+        .collect())
+}
+
+/// The device of each EFA card. A card is offered several times (fabrics `efa` and `efa-direct`); the first one of
+/// fabric `efa` counts, since `efa-direct` does not promise order of large messages.
+fn efa_devices(library: &Library, cards: &[String]) -> Result<Vec<(Subject, Device)>, CheckError> {
+    let all = library
+        .devices(Some("efa"))
+        .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+    let mut chosen: BTreeMap<String, Device> = BTreeMap::new();
+    for device in all
+        .into_iter()
+        .filter(|device| device.fabric != "efa-direct")
+    {
+        // The domain is the card's name with `-rdm` behind it.
+        let name = device
+            .domain
+            .strip_suffix("-rdm")
+            .unwrap_or(&device.domain)
+            .to_owned();
+        if cards.contains(&name) {
+            chosen.entry(name).or_insert(device);
+        }
+    }
+    Ok(chosen
+        .into_iter()
+        .map(|(name, device)| (Subject::new(Kind::Nic, name), device))
+        .collect())
+}
+
+/// The EFA cards that the kernel has; their count, identity, and the state and rate of their ports are recorded.
+fn efa_cards(host: &Host, record: &mut Recorder<'_>) -> Result<Vec<String>, CheckError> {
+    let names = match host.list(INFINIBAND) {
+        Ok(names) => names,
+        Err(error) if error.is_absent() => Vec::new(),
+        Err(error) => return Err(CheckError::Unavailable(error.to_string())),
+    };
+    let mut cards = Vec::new();
+    for name in names {
+        // The driver of the PCI function behind the card tells EFA from InfiniBand.
+        let vendor = host
+            .text(format!("{INFINIBAND}/{name}/device/vendor"))
+            .unwrap_or_default();
+        let device = host
+            .text(format!("{INFINIBAND}/{name}/device/device"))
+            .unwrap_or_default();
+        if vendor == "0x1d0f" && device.starts_with("0xefa") {
+            cards.push(name);
+        }
+    }
+    record.measure(&EFA_COUNT, Subject::node(), cards.len())?;
+    for name in &cards {
+        let subject = Subject::new(Kind::Nic, name.as_str());
+        let guid = host
+            .text(format!("{INFINIBAND}/{name}/node_guid"))
+            .unwrap_or_default();
+        let bdf = host
+            .link(format!("{INFINIBAND}/{name}/device"))
+            .unwrap_or_default();
+        record.device(subject.clone(), [("bdf", bdf), ("guid", guid)])?;
+        let port = |file: &str| host.text(format!("{INFINIBAND}/{name}/ports/1/{file}"));
+        match port("state") {
+            // `4: ACTIVE`
+            Ok(state) => {
+                let word = state
+                    .split_once(": ")
+                    .map_or(state.as_str(), |(_, word)| word)
+                    .to_owned();
+                record.measure(&PORT_STATE, subject.clone(), word)?;
+            }
+            Err(error) => record.gap(&PORT_STATE, subject.clone(), error.to_string())?,
+        }
+        // `100 Gb/sec (4X EDR)`
+        let rate = port("rate")
+            .ok()
+            .and_then(|text| text.split_once(" Gb/sec")?.0.trim().parse::<f64>().ok());
+        if let Some(rate) = rate {
+            record.measure(&PORT_RATE, subject, rate)?;
+        }
+    }
+    Ok(cards)
+}
+
+/// Error counters of a card by name; what an older driver or card does not have is not there.
+type Counters = BTreeMap<&'static str, Result<u64, String>>;
+
+fn counters(host: &Host, card: &str) -> Counters {
+    let mut counters = Counters::new();
+    for name in ERROR_COUNTERS {
+        for place in ["hw_counters", "ports/1/hw_counters"] {
+            match host.number(format!("{INFINIBAND}/{card}/{place}/{name}")) {
+                Ok(value) => drop(counters.insert(name, Ok(value))),
+                Err(error) if error.is_absent() => continue,
+                Err(error) => drop(counters.insert(name, Err(error.to_string()))),
+            }
+            break;
+        }
+    }
+    counters
+}
+
+fn growth(
+    card: &str,
+    before: &Counters,
+    after: &Counters,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    for (name, after) in after {
+        let subject = Subject::new(Kind::Nic, format!("{card}/{name}"));
+        match (before.get(name), after) {
+            (Some(Ok(before)), Ok(after)) if after >= before => {
+                record.measure(&COUNTER_GROWTH, subject, after - before)?;
+            }
+            (Some(Ok(_)), Ok(_)) => record.gap(
+                &COUNTER_GROWTH,
+                subject,
+                "the counter went back: the driver was reloaded",
+            )?,
+            (Some(Err(why)), _) | (_, Err(why)) => {
+                record.gap(&COUNTER_GROWTH, subject, why.clone())?
+            }
+            (None, Ok(_)) => {
+                record.gap(&COUNTER_GROWTH, subject, "the counter was not there before")?
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Secrets taken out of text that is kept: a result travels to log stores and tickets.
+//!
+//! Takes out keys and tokens of known shapes and the values of assignments whose name says that they are secret. What
+//! identifies hardware stays: digests, UUIDs and serial numbers. Every rule looks at each byte a bounded number of times.
+
+/// What stands in place of a secret.
+const GONE: &str = "[redacted]";
+
+/// Beginnings of tokens, and how many characters a real one has at least.
+const TOKENS: &[(&str, usize)] = &[
+    ("AKIA", 20),
+    ("ASIA", 20),
+    ("ghp_", 20),
+    ("gho_", 20),
+    ("ghu_", 20),
+    ("ghs_", 20),
+    ("ghr_", 20),
+    ("github_pat_", 30),
+    ("hf_", 20),
+    ("glpat-", 20),
+    ("xoxb-", 20),
+    ("xoxp-", 20),
+    ("sk-", 20),
+    ("nvapi-", 20),
+    // A JSON Web Token begins with `{"` in base64.
+    ("eyJ", 30),
+];
+
+/// Parts of names whose values are secret.
+const SECRET_NAMES: &[&str] = &[
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "credential",
+    "api_key",
+    "apikey",
+    "access_key",
+    "private_key",
+    "authorization",
+];
+
+/// The text without its secrets.
+pub fn text(text: &str) -> String {
+    let text = private_keys(text);
+    let mut lines = text
+        .split_inclusive('\n')
+        .map(|line| assignments(&words(line)));
+    let mut clean = String::with_capacity(text.len());
+    for line in &mut lines {
+        clean.push_str(&line);
+    }
+    clean
+}
+
+/// Takes out what stands between the marks of a private key, or all that follows if the end is missing.
+fn private_keys(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("-----BEGIN ") {
+        let (before, block) = rest.split_at(start);
+        clean.push_str(before);
+        let title = block.lines().next().unwrap_or_default();
+        if !title.contains("PRIVATE KEY") {
+            clean.push_str("-----BEGIN ");
+            rest = &block["-----BEGIN ".len()..];
+            continue;
+        }
+        clean.push_str(GONE);
+        let end = block
+            .find("-----END ")
+            .and_then(|end| Some(end + block[end..].find("KEY-----")? + "KEY-----".len()));
+        rest = end.map_or("", |end| &block[end..]);
+    }
+    clean.push_str(rest);
+    clean
+}
+
+/// Takes out tokens of known shapes, the credentials of URLs, and what follows `Bearer` and `Basic`.
+fn words(line: &str) -> String {
+    let is_token_char = |c: char| {
+        c.is_ascii_alphanumeric()
+            || matches!(c, '_' | '-' | '.' | '+' | '/' | '=' | ':' | '@' | '%' | '~')
+    };
+    let mut clean = String::with_capacity(line.len());
+    let mut rest = line;
+    let mut after_scheme = false;
+    while let Some(first) = rest.chars().next() {
+        if !is_token_char(first) {
+            clean.push(first);
+            rest = &rest[first.len_utf8()..];
+            continue;
+        }
+        let end = rest.find(|c| !is_token_char(c)).unwrap_or(rest.len());
+        let (word, following) = rest.split_at(end);
+        if after_scheme && word.len() >= 8 {
+            clean.push_str(GONE);
+        } else {
+            clean.push_str(&word_without_secret(word));
+        }
+        after_scheme = matches!(
+            word.to_ascii_lowercase().trim_end_matches(':'),
+            "bearer" | "basic"
+        );
+        rest = following;
+    }
+    clean
+}
+
+fn word_without_secret(word: &str) -> String {
+    if let Some((scheme, rest)) = word.split_once("://") {
+        let authority = rest.split('/').next().unwrap_or_default();
+        if let Some(at) = authority.rfind('@') {
+            return format!("{scheme}://{GONE}{}", &rest[at..]);
+        }
+    }
+    // A token can stand behind `name=`, `name:` or a path.
+    let starts = std::iter::once(0).chain(
+        word.char_indices()
+            .filter(|(_, c)| matches!(c, '=' | ':' | '/' | '@'))
+            .map(|(at, _)| at + 1),
+    );
+    for start in starts {
+        let part = &word[start..];
+        let length = part
+            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')))
+            .unwrap_or(part.len());
+        if TOKENS
+            .iter()
+            .any(|(mark, least)| part.starts_with(mark) && length >= *least)
+        {
+            return format!("{}{GONE}{}", &word[..start], &part[length..]);
+        }
+    }
+    word.to_owned()
+}
+
+/// Takes out the values of `NAME=value`, `name: value` and `"name": "value"` where the name says that it is secret.
+fn assignments(line: &str) -> String {
+    let lower = line.to_ascii_lowercase().replace('-', "_");
+    let mut clean = String::with_capacity(line.len());
+    let mut done = 0;
+    for (at, mark) in line.char_indices().filter(|(_, c)| matches!(c, '=' | ':')) {
+        if at < done {
+            continue;
+        }
+        let name = name_before(&lower[done..at]);
+        if !SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+            continue;
+        }
+        let after = &line[at + mark.len_utf8()..];
+        let value = after.trim_start_matches([' ', '\t', '"', '\'']);
+        let start = at + mark.len_utf8() + (after.len() - value.len());
+        let length = value
+            .find(['\n', '"', '\'', ',', ';', '&'])
+            .unwrap_or(value.len());
+        // An unquoted value ends at the next blank, except in a header, whose value is the whole line.
+        let blank = value[..length].find([' ', '\t']).filter(|_| mark == '=');
+        let length = blank.unwrap_or(length);
+        if length == 0 || value[..length].trim() == GONE {
+            continue;
+        }
+        clean.push_str(&line[done..start]);
+        clean.push_str(GONE);
+        done = start + length;
+    }
+    clean.push_str(&line[done..]);
+    clean
+}
+
+/// The name that an assignment's text ends with.
+fn name_before(text: &str) -> &str {
+    let text = text.trim_end_matches([' ', '\t', '"', '\'']);
+    let start = text
+        .rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.'))
+        .map_or(0, |at| {
+            at + text[at..].chars().next().map_or(1, char::len_utf8)
+        });
+    &text[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn no_secret_of_the_corpus_is_left() {
+        let secret = "s3cr3tV4lu3s3cr3tV4lu3s3cr3tV4lu3";
+        for (shape, part) in [
+            ("AWS_SECRET_ACCESS_KEY=%", secret),
+            ("export HF_TOKEN=% && run", secret),
+            ("{\"password\": \"%\", \"user\": \"x\"}", secret),
+            ("Authorization: Bearer %", secret),
+            ("authorization: Basic %", secret),
+            ("curl -H 'X-Api: Bearer %' host", secret),
+            ("db_password = '%'", secret),
+            ("--api-key=% --other", secret),
+            ("MY_API_KEY=%", secret),
+            ("https://user:%@example.org/path", secret),
+            ("proxy http://%@host:80", secret),
+            ("key %", "AKIAIOSFODNN7EXAMPLE"),
+            ("session %.", "ASIAIOSFODNN7EXAMPLE"),
+            ("x=%", "ghp_0123456789abcdefghij0123456789abcdef"),
+            ("x:%", "hf_abcdefghijklmnopqrstuvwxyz"),
+            (
+                "got %",
+                "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+            ),
+            (
+                "-----BEGIN RSA PRIVATE KEY-----\n%\n-----END RSA PRIVATE KEY-----\nafter",
+                secret,
+            ),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\n%", secret),
+        ] {
+            let clean = text(&shape.replace('%', part));
+            assert!(!clean.contains(part), "{shape} leaks: {clean}");
+            assert!(clean.contains(GONE), "{shape}: {clean}");
+        }
+    }
+
+    #[test]
+    fn what_identifies_hardware_stays() {
+        for line in [
+            "GPU-3a1b8f3e-9b5a-11ee-8c90-0242ac120002 serial 1320922012345",
+            "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "0000:b9:00.0 rdmap16s27 NCCL_DEBUG=INFO FI_PROVIDER=efa time: 12:30:00",
+            "{\"error_id\": 95, \"warning\": \"GPU 3: fell off\"}",
+            "https://docs.nvidia.com/deploy/xid-errors/index.html",
+        ] {
+            assert_eq!(text(line), line);
+        }
+    }
+
+    #[test]
+    fn what_follows_a_secret_stays() {
+        assert_eq!(
+            text("TOKEN=abcdefgh next=1"),
+            format!("TOKEN={GONE} next=1")
+        );
+        assert_eq!(
+            text("{\"token\": \"abc\", \"gpu\": 3}"),
+            format!("{{\"token\": \"{GONE}\", \"gpu\": 3}}")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_a_second_time_changes_nothing(input in "\\PC{0,200}") {
+            let once = text(&input);
+            prop_assert_eq!(text(&once), once);
+        }
+    }
+}
