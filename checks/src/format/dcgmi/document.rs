@@ -20,6 +20,7 @@ use super::fields::{
     object, present, shape, short, string, word,
 };
 use super::{DcgmError, DcgmiError, Diagnosis, Entity, Grade, SOFTWARE, Status, TestResult};
+use crate::format::json::{self, JsonError};
 
 /// Results in a document: DCGM reports at most 20 tests on 256 entities; ten times that is damage, not data.
 const RESULTS_MAX: usize = 65_536;
@@ -35,32 +36,21 @@ const GROUP_CPU: u32 = 7;
 /// # Errors
 /// When it is not such a document, whole. An output that was cut off anywhere is an error too.
 pub fn read(output: &[u8]) -> Result<Diagnosis, DcgmiError> {
-    if output.trim_ascii().is_empty() {
-        return Err(DcgmiError::Empty);
-    }
-    let document = parse(output)?;
+    let document = json::document_after_banner(output).map_err(|error| match error {
+        JsonError::Empty => DcgmiError::Empty,
+        JsonError::NoDocument => DcgmiError::NoDocument {
+            said: beginning(&String::from_utf8_lossy(output), SAID_BYTES_MAX)
+                .trim()
+                .escape_debug()
+                .to_string(),
+        },
+        JsonError::TooLong | JsonError::Malformed(_) => DcgmiError::Damaged(error),
+    })?;
     let document = object(&document, "the document")?;
     match document.get("iterations") {
         Some(iterations) => iterated(document, iterations),
         None => single(document),
     }
-}
-
-/// The first JSON object after any banner.
-fn parse(output: &[u8]) -> Result<Value, DcgmiError> {
-    let Some(start) = output.iter().position(|&byte| byte == b'{') else {
-        return Err(DcgmiError::NoDocument {
-            said: beginning(&String::from_utf8_lossy(output), SAID_BYTES_MAX)
-                .trim()
-                .escape_debug()
-                .to_string(),
-        });
-    };
-    let mut documents = serde_json::Deserializer::from_slice(&output[start..]).into_iter();
-    let first = documents.next().expect("it begins with a brace");
-    first.map_err(|error| DcgmiError::Damaged {
-        why: error.to_string(),
-    })
 }
 
 /// The document of one run.

@@ -19,6 +19,8 @@ pub use document::read;
 pub use error::{Category, DcgmError, KnownError, Severity};
 pub use exit::Exit;
 
+use super::json::JsonError;
+
 /// The test that holds DCGM's checks of the installation; one test since 4.0, ten rows of `Deployment` before.
 pub const SOFTWARE: &str = "software";
 
@@ -166,7 +168,7 @@ impl Grade {
 }
 
 /// Why an output is not a diagnosis. None of these says anything about the hardware.
-#[derive(Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum DcgmiError {
     /// Nothing at all.
     #[error(
@@ -182,11 +184,8 @@ pub enum DcgmiError {
         said: String,
     },
     /// A document that cannot be read as JSON: cut off, or damaged.
-    #[error("the JSON of `dcgmi diag` is cut off or damaged ({why}); run the check again")]
-    Damaged {
-        /// What the JSON reader says.
-        why: String,
-    },
+    #[error("the JSON of `dcgmi diag` is cut off or damaged; run the check again")]
+    Damaged(#[source] JsonError),
     /// JSON of another shape than any known release writes.
     #[error(
         "the JSON of `dcgmi diag` has an unknown shape: {at}: expected {wanted}; this DCGM may be newer than dhc"
