@@ -4,6 +4,7 @@ mod exec;
 mod files;
 mod kmsg;
 mod neuron;
+pub mod nvml;
 mod readings;
 pub mod redact;
 mod system;
