@@ -3,7 +3,7 @@
 //! DCGM's diagnostics pass with all links down (NVIDIA/DCGM issue 198), so nothing else finds a missing link.
 
 use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
-use nvml_wrapper::enum_wrappers::nv_link::{ErrorCounter, IntNvLinkDeviceType};
+use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_NVLINK_LINK_COUNT;
 use nvml_wrapper::{Device, Nvml};
@@ -137,7 +137,7 @@ fn of_gpu(
                     if is_active { "active" } else { "inactive" },
                 )?;
                 if is_active {
-                    of_link(gpu, index, link, record)?;
+                    of_link(nvml, gpu, index, link, record)?;
                 }
             }
             // Past the last link of the GPU.
@@ -168,6 +168,7 @@ fn of_gpu(
 
 /// Version, other end and counters of an active link.
 fn of_link(
+    nvml: &Nvml,
     gpu: &Device<'_>,
     index: u32,
     link: u32,
@@ -178,12 +179,12 @@ fn of_link(
     if let Ok(version) = wrapper.version() {
         record.measure(&VERSION, subject.clone(), version)?;
     }
-    if let Ok(kind) = wrapper.remote_device_type(link) {
+    if let Ok(kind) = nvml::remote_kind(nvml, gpu, link) {
         let word = match kind {
-            IntNvLinkDeviceType::Gpu => "gpu",
-            IntNvLinkDeviceType::Switch => "switch",
-            IntNvLinkDeviceType::IbmNpu => "npu",
-            IntNvLinkDeviceType::Unknown => "unknown",
+            0 => "gpu",
+            1 => "npu",
+            2 => "switch",
+            _ => "unknown",
         };
         let remote = wrapper
             .remote_pci_info()

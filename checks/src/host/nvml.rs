@@ -189,6 +189,32 @@ pub fn sram(nvml: &Nvml, gpu: &Device<'_>) -> Result<Sram, NvmlError> {
     })
 }
 
+/// What is at the other end of an NVLink: 0 a GPU, 1 an IBM NPU, 2 a switch, 255 unknown.
+///
+/// nvml-wrapper 0.13 has this call and always answers *unknown*: it lets NVML write into a copy.
+///
+/// # Errors
+/// What NVML answers.
+#[expect(
+    unsafe_code,
+    reason = "nvml-wrapper's own form of this call does not return the answer"
+)]
+pub fn remote_kind(nvml: &Nvml, gpu: &Device<'_>, link: u32) -> Result<u32, NvmlError> {
+    let call = nvml
+        .lib()
+        .nvmlDeviceGetNvLinkRemoteDeviceType
+        .as_ref()
+        .map_err(|_| NvmlError::FunctionNotFound)?;
+    let mut kind = 255;
+    // SAFETY: the handle is of this library, and NVML writes one number of this type.
+    let code = unsafe { call(gpu.handle(), link, &raw mut kind) };
+    if code == sys::nvmlReturn_enum_NVML_SUCCESS {
+        Ok(kind)
+    } else {
+        Err(error(code))
+    }
+}
+
 /// A return code as nvml-wrapper's error.
 fn error(code: sys::nvmlReturn_t) -> NvmlError {
     match nvml_wrapper::error::nvml_try(code) {
