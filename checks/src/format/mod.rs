@@ -2,4 +2,6 @@
 
 pub mod json;
 pub mod kernel_log;
+pub mod nccom_test;
+pub mod neuron_sysfs;
 pub mod sysfs;

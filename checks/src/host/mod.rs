@@ -3,6 +3,9 @@
 mod exec;
 mod files;
 mod kmsg;
+mod neuron;
+pub mod nvml;
+mod readings;
 pub mod redact;
 mod system;
 
@@ -13,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use exec::{Captured, Command, Ended, ExecError, GRACE, Output, escape};
 pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
+pub use neuron::NeuronDevice;
+pub use readings::Readings;
 pub use system::Space;
 
 /// Where tools are, beside PATH: the vendors install outside of it.

@@ -1,0 +1,308 @@
+//! `gpu-count`: does every GPU of the instance type answer, and in which mode?
+
+use std::collections::BTreeSet;
+
+use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
+use nvml_wrapper::Device;
+use nvml_wrapper::enum_wrappers::device::GpuVirtualizationMode;
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
+
+use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task, chain};
+use crate::host::Host;
+use crate::host::nvml::Reading;
+
+const COUNT: Metric = Metric {
+    name: "gpu.count",
+    unit: Unit::Count,
+    about: "GPUs that answer through NVML",
+    role: Role::Required,
+    fault: "gpu.missing",
+};
+const LISTED: Metric = Metric {
+    name: "gpu.listed",
+    unit: Unit::Count,
+    about: "GPUs that NVML counts, those that it cannot reach any more among them",
+    role: Role::Context,
+    fault: "gpu.missing",
+};
+const STATE: Metric = Metric {
+    name: "gpu.state",
+    unit: Unit::State,
+    about: "whether a GPU answers: ok, lost, needs_reset, no_interrupt, no_power, not_listed (on the PCI bus, unknown to NVML)",
+    role: Role::Required,
+    fault: "gpu.lost",
+};
+const RECOVERY: Metric = Metric {
+    name: "gpu.recovery_action",
+    unit: Unit::State,
+    about: "what the driver asks for: none, reset, reboot, drain_p2p, drain_and_reset, recover_imex",
+    role: Role::Judged,
+    fault: "gpu.needs_reset",
+};
+const MIG: Metric = Metric {
+    name: "gpu.mig",
+    unit: Unit::State,
+    about: "whether a GPU is divided into instances (MIG): disabled, enabled, pending",
+    role: Role::Judged,
+    fault: "gpu.mode",
+};
+const VIRTUALISATION: Metric = Metric {
+    name: "gpu.virtualisation",
+    unit: Unit::State,
+    about: "how the machine has the GPU: none, passthrough, vgpu, host_vgpu, host_vsga",
+    role: Role::Judged,
+    fault: "gpu.mode",
+};
+const MEMORY: Metric = Metric {
+    name: "gpu.memory.size",
+    unit: Unit::Mebibytes,
+    about: "memory of a GPU",
+    role: Role::Context,
+    fault: "gpu.missing",
+};
+const PROCESSES: Metric = Metric {
+    name: "gpu.processes",
+    unit: Unit::Count,
+    about: "processes that compute on a GPU now",
+    role: Role::Context,
+    fault: "gpu.mode",
+};
+
+static SPEC: Spec = Spec {
+    name: "gpu-count",
+    about: "all GPUs of the instance type answer; each with its identity, state and mode",
+    explain: "\
+Asks NVML for every GPU and compares the number of those that answer with the instance type. NVML goes on counting a GPU
+that fell off the bus, so each one is asked for its identity, and one that does not answer is named with what is known of
+it. A GPU that is on the PCI bus and that NVML does not know is named by its address. GPUs divided by MIG or lent as virtual
+GPUs are told apart: that is a mode, not a fault of the hardware. Where the driver itself asks for a reset or reboot, its
+word is recorded.",
+    metrics: &[&COUNT, &LISTED, &STATE, &RECOVERY, &MIG, &VIRTUALISATION, &MEMORY, &PROCESSES],
+    needs: Some(Hardware::NvidiaGpu),
+    tags: &["gpu", "quick"],
+    company: Company::Welcome,
+    options: &[],
+};
+
+/// The check.
+pub(super) struct GpuCount;
+
+impl InstanceCheck for GpuCount {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let nvml = task
+            .host
+            .nvml()
+            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+        let failed = |error: NvmlError| {
+            CheckError::Unavailable(format!("NVML does not count its GPUs: {error}"))
+        };
+        let listed = nvml.device_count().map_err(failed)?;
+        record.measure(&LISTED, Subject::node(), listed)?;
+        if let Ok(driver) = nvml.sys_driver_version() {
+            record.note(format!("NVIDIA driver {driver}"))?;
+        }
+        let mut answering = 0_u64;
+        let mut known = BTreeSet::new();
+        for index in 0..listed {
+            let subject = Subject::gpu(index);
+            match nvml
+                .device_by_index(index)
+                .and_then(|gpu| gpu.uuid().map(|uuid| (gpu, uuid)))
+            {
+                Ok((gpu, uuid)) => {
+                    answering += 1;
+                    record.measure(&STATE, subject.clone(), "ok")?;
+                    known.extend(identity(&gpu, &subject, uuid, record)?);
+                    modes(&gpu, &subject, record)?;
+                }
+                Err(error) => silent(&subject, &error, record)?,
+            }
+        }
+        not_listed(&task.host, &known, listed, record)?;
+        record.measure(&COUNT, Subject::node(), answering)
+    }
+}
+
+/// Records who the GPU is and returns its PCI address.
+fn identity(
+    gpu: &Device<'_>,
+    subject: &Subject,
+    uuid: String,
+    record: &mut Recorder<'_>,
+) -> Result<Option<String>, CheckError> {
+    let bdf = gpu.pci_info().ok().map(|pci| short_bdf(&pci.bus_id));
+    let all = [
+        ("uuid", Some(uuid)),
+        ("serial", gpu.serial().ok()),
+        ("bdf", bdf.clone()),
+        ("model", gpu.name().ok()),
+        ("board_part_number", gpu.board_part_number().ok()),
+    ];
+    record.device(
+        subject.clone(),
+        all.into_iter()
+            .filter_map(|(key, value)| Some((key, value?))),
+    )?;
+    if let Ok(memory) = gpu.memory_info() {
+        record.measure(&MEMORY, subject.clone(), memory.total >> 20)?;
+    }
+    if let Ok(processes) = gpu.running_compute_processes_count() {
+        record.measure(&PROCESSES, subject.clone(), processes)?;
+    }
+    Ok(bdf)
+}
+
+/// Records in which mode the GPU is, and what the driver asks for.
+fn modes(gpu: &Device<'_>, subject: &Subject, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    match Reading::of(gpu.mig_mode()) {
+        Reading::Value(mig) => {
+            let word = match (mig.current, mig.pending) {
+                (0, 0) => "disabled",
+                (0, _) => "pending",
+                _ => "enabled",
+            };
+            record.measure(&MIG, subject.clone(), word)?;
+        }
+        Reading::Unsupported => {}
+        Reading::Failed(why) => record.gap(&MIG, subject.clone(), why)?,
+    }
+    match Reading::of(gpu.virtualization_mode()) {
+        Reading::Value(mode) => {
+            let word = match mode {
+                GpuVirtualizationMode::Bare => "none",
+                GpuVirtualizationMode::PassThrough => "passthrough",
+                GpuVirtualizationMode::Vgpu => "vgpu",
+                GpuVirtualizationMode::HostVgpu => "host_vgpu",
+                GpuVirtualizationMode::HostVsga => "host_vsga",
+            };
+            record.measure(&VIRTUALISATION, subject.clone(), word)?;
+        }
+        Reading::Unsupported => {}
+        Reading::Failed(why) => record.gap(&VIRTUALISATION, subject.clone(), why)?,
+    }
+    recovery(gpu, subject, record)
+}
+
+/// What the driver asks for (field 230, drivers since 570).
+fn recovery(
+    gpu: &Device<'_>,
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let Some(asked) = field(gpu, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION) else {
+        return Ok(());
+    };
+    let (word, class) = match asked {
+        0 => ("none", "gpu.needs_reset"),
+        1 => ("reset", "gpu.needs_reset"),
+        2 => ("reboot", "gpu.needs_reboot"),
+        3 => ("drain_p2p", "gpu.needs_reset"),
+        4 => ("drain_and_reset", "gpu.needs_reset"),
+        5 => ("recover_imex", "nvlink.fabric"),
+        other => {
+            return record.gap(
+                &RECOVERY,
+                subject.clone(),
+                format!("the driver asks for {other}, which is not known here"),
+            );
+        }
+    };
+    record.add(RECOVERY.of(subject.clone(), word).fault(class))
+}
+
+/// The value of a numeric field, if the GPU has it.
+pub(super) fn field(gpu: &Device<'_>, id: u32) -> Option<u64> {
+    let sample = gpu.field_values_for(&[FieldId(id)]).ok()?.pop()?.ok()?;
+    match sample.value.ok()? {
+        SampleValue::U32(value) => Some(u64::from(value)),
+        SampleValue::U64(value) => Some(value),
+        _ => None,
+    }
+}
+
+/// A GPU that does not answer: what NVML says of it decides whether it is the GPU's fault.
+fn silent(
+    subject: &Subject,
+    error: &NvmlError,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let (word, class) = match error {
+        NvmlError::GpuLost | NvmlError::Unknown => ("lost", "gpu.lost"),
+        NvmlError::ResetRequired => ("needs_reset", "gpu.needs_reset"),
+        NvmlError::IrqIssue => ("no_interrupt", "gpu.lost"),
+        NvmlError::InsufficientPower => ("no_power", "gpu.power"),
+        // We may not look, or the library is at odds with itself: nothing is known of the GPU.
+        error => return record.gap(&STATE, subject.clone(), error.to_string()),
+    };
+    record.add(
+        STATE
+            .of(subject.clone(), word)
+            .fault(class)
+            .detail(error.to_string()),
+    )
+}
+
+/// GPUs on the PCI bus that NVML does not know. A lost GPU's address cannot be asked for any more, so it is only told
+/// here where NVML listed fewer GPUs than the bus has.
+fn not_listed(
+    host: &Host,
+    known: &BTreeSet<String>,
+    listed: u32,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let text = |bdf: &str, file: &str| {
+        host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"))
+            .unwrap_or_default()
+    };
+    let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
+    let gpus: Vec<String> = functions
+        .into_iter()
+        .filter(|bdf| text(bdf, "vendor") == "0x10de" && text(bdf, "class").starts_with("0x03"))
+        .collect();
+    let missing: Vec<&String> = gpus.iter().filter(|bdf| !known.contains(*bdf)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if gpus.len() > listed as usize && known.len() == listed as usize {
+        for bdf in missing {
+            let subject = Subject::new(Kind::Gpu, bdf.as_str());
+            record.device(subject.clone(), [("bdf", bdf.clone())])?;
+            let said = "it is on the PCI bus and NVML does not list it; the driver did not start it, see the kernel's log";
+            record.add(STATE.of(subject, "not_listed").detail(said))?;
+        }
+        return Ok(());
+    }
+    let addresses: Vec<&str> = missing.iter().map(|bdf| bdf.as_str()).collect();
+    record.note(format!(
+        "PCI addresses of GPUs that do not answer: {}",
+        addresses.join(", ")
+    ))
+}
+
+/// NVML's `00000000:53:00.0` as everybody else writes it.
+fn short_bdf(bus_id: &str) -> String {
+    let lower = bus_id.to_ascii_lowercase();
+    match lower.strip_prefix("0000") {
+        Some(short) if short.len() == "0000:53:00.0".len() => short.to_owned(),
+        _ => lower,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short_bdf;
+
+    #[test]
+    fn nvml_s_addresses_are_written_as_the_kernel_does() {
+        assert_eq!(short_bdf("00000000:B9:00.0"), "0000:b9:00.0");
+        assert_eq!(short_bdf("00010000:B9:00.0"), "00010000:b9:00.0");
+        assert_eq!(short_bdf("0000:B9:00.0"), "0000:b9:00.0");
+    }
+}

@@ -1,0 +1,302 @@
+//! `gpu-memory`: errors of the GPUs' memory, and what the GPUs have done about them.
+
+use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, RetirementCause};
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::sys_exports::field_id::{
+    NVML_FI_DEV_REMAPPED_COR, NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING,
+    NVML_FI_DEV_REMAPPED_UNC,
+};
+use nvml_wrapper::{Device, Nvml};
+
+use super::gpu_count::field;
+use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task, chain};
+use crate::host::nvml::{self, Reading};
+
+const fn metric(
+    name: &'static str,
+    unit: Unit,
+    role: Role,
+    about: &'static str,
+    fault: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        unit,
+        about,
+        role,
+        fault,
+    }
+}
+
+const ECC: Metric = metric(
+    "gpu.ecc.mode",
+    Unit::State,
+    Role::Required,
+    "whether memory is protected: enabled, disabled or unsupported",
+    "gpu.mode",
+);
+const VOLATILE: Metric = metric(
+    "gpu.ecc.volatile_uncorrected",
+    Unit::Count,
+    Role::Judged,
+    "uncorrected memory errors since the driver was loaded",
+    "gpu.memory.uncorrectable_now",
+);
+const AGGREGATE: Metric = metric(
+    "gpu.ecc.aggregate_uncorrected",
+    Unit::Count,
+    Role::Judged,
+    "uncorrected memory errors in the GPU's life",
+    "gpu.memory.uncorrectable",
+);
+const VOLATILE_CORRECTED: Metric = metric(
+    "gpu.ecc.volatile_corrected",
+    Unit::Count,
+    Role::Context,
+    "corrected memory errors since the driver was loaded",
+    "gpu.memory.uncorrectable_now",
+);
+const SRAM_THRESHOLD: Metric = metric(
+    "gpu.sram.threshold_exceeded",
+    Unit::State,
+    Role::Judged,
+    "whether the GPU itself says that its SRAM has too many errors: yes or no",
+    "gpu.memory.sram_threshold",
+);
+const SRAM_VOLATILE: Metric = metric(
+    "gpu.sram.volatile_uncorrected",
+    Unit::Count,
+    Role::Judged,
+    "uncorrected SRAM errors since the driver was loaded",
+    "gpu.memory.uncorrectable_now",
+);
+const SRAM_AGGREGATE: Metric = metric(
+    "gpu.sram.aggregate_uncorrected",
+    Unit::Count,
+    Role::Context,
+    "uncorrected SRAM errors in the GPU's life",
+    "gpu.memory.uncorrectable",
+);
+const REMAP_PENDING: Metric = metric(
+    "gpu.remap.pending",
+    Unit::State,
+    Role::Judged,
+    "whether a row remap waits for a reset: yes or no",
+    "gpu.memory.remap_pending",
+);
+const REMAP_FAILED: Metric = metric(
+    "gpu.remap.failed",
+    Unit::State,
+    Role::Judged,
+    "whether a row could not be remapped: yes or no",
+    "gpu.memory.remap_failed",
+);
+const REMAPPED_UNCORRECTED: Metric = metric(
+    "gpu.remap.rows_uncorrected",
+    Unit::Count,
+    Role::Context,
+    "rows remapped because of uncorrected errors",
+    "gpu.memory.worn",
+);
+const REMAPPED_CORRECTED: Metric = metric(
+    "gpu.remap.rows_corrected",
+    Unit::Count,
+    Role::Context,
+    "rows remapped because of corrected errors",
+    "gpu.memory.worn",
+);
+const RETIRED: Metric = metric(
+    "gpu.retired.pages",
+    Unit::Count,
+    Role::Judged,
+    "memory pages retired for uncorrected or repeated corrected errors (GPUs before Ampere)",
+    "gpu.memory.worn",
+);
+const RETIRED_PENDING: Metric = metric(
+    "gpu.retired.pending",
+    Unit::State,
+    Role::Judged,
+    "whether a page retirement waits for a reset: yes or no",
+    "gpu.memory.remap_pending",
+);
+
+static SPEC: Spec = Spec {
+    name: "gpu-memory",
+    about: "no uncorrected memory errors, no row remap or page retirement that waits or failed, on any GPU",
+    explain: "\
+Reads what each GPU counts about its memory: uncorrected errors since the driver was loaded and in its life, the GPU's own
+judgement of its SRAM, and what it did about errors: rows remapped (Ampere and later) or pages retired (before). A remap that
+waits for a reset is cleared by one; a remap that failed, or SRAM beyond its threshold, means that the GPU has to go. What a
+model does not have is left out; what cannot be read is unknown.",
+    metrics: &[
+        &ECC,
+        &VOLATILE,
+        &AGGREGATE,
+        &VOLATILE_CORRECTED,
+        &SRAM_THRESHOLD,
+        &SRAM_VOLATILE,
+        &SRAM_AGGREGATE,
+        &REMAP_PENDING,
+        &REMAP_FAILED,
+        &REMAPPED_UNCORRECTED,
+        &REMAPPED_CORRECTED,
+        &RETIRED,
+        &RETIRED_PENDING,
+    ],
+    needs: Some(Hardware::NvidiaGpu),
+    tags: &["gpu", "quick"],
+    company: Company::Welcome,
+    options: &[],
+};
+
+/// The check.
+pub(super) struct GpuMemory;
+
+impl InstanceCheck for GpuMemory {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let nvml = task
+            .host
+            .nvml()
+            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+        let failed = |error: NvmlError| {
+            CheckError::Unavailable(format!("NVML does not count its GPUs: {error}"))
+        };
+        for index in 0..nvml.device_count().map_err(failed)? {
+            let subject = Subject::gpu(index);
+            match nvml.device_by_index(index) {
+                Ok(gpu) => of_gpu(&nvml, &gpu, &subject, record)?,
+                // gpu-count says what is wrong with the GPU; here only its memory is unknown.
+                Err(error) => record.gap(&ECC, subject, error.to_string())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_gpu(
+    nvml: &Nvml,
+    gpu: &Device<'_>,
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let protected = match Reading::of(gpu.is_ecc_enabled()) {
+        Reading::Value(mode) => {
+            record.measure(
+                &ECC,
+                subject.clone(),
+                if mode.currently_enabled {
+                    "enabled"
+                } else {
+                    "disabled"
+                },
+            )?;
+            mode.currently_enabled
+        }
+        Reading::Unsupported => {
+            record.measure(&ECC, subject.clone(), "unsupported")?;
+            false
+        }
+        Reading::Failed(why) => return record.gap(&ECC, subject.clone(), why),
+    };
+    if protected {
+        let count = |kind, counter| Reading::of(gpu.total_ecc_errors(kind, counter));
+        put(
+            &VOLATILE,
+            subject,
+            count(MemoryError::Uncorrected, EccCounter::Volatile),
+            record,
+        )?;
+        put(
+            &AGGREGATE,
+            subject,
+            count(MemoryError::Uncorrected, EccCounter::Aggregate),
+            record,
+        )?;
+        put(
+            &VOLATILE_CORRECTED,
+            subject,
+            count(MemoryError::Corrected, EccCounter::Volatile),
+            record,
+        )?;
+    }
+    match Reading::of(nvml::sram(nvml, gpu)) {
+        Reading::Value(sram) => {
+            record.measure(
+                &SRAM_THRESHOLD,
+                subject.clone(),
+                yes_or_no(sram.threshold_exceeded),
+            )?;
+            record.measure(&SRAM_VOLATILE, subject.clone(), sram.volatile_uncorrected)?;
+            record.measure(&SRAM_AGGREGATE, subject.clone(), sram.aggregate_uncorrected)?;
+        }
+        Reading::Unsupported => {}
+        Reading::Failed(why) => record.gap(&SRAM_THRESHOLD, subject.clone(), why)?,
+    }
+    for (metric, id) in [
+        (&REMAP_PENDING, NVML_FI_DEV_REMAPPED_PENDING),
+        (&REMAP_FAILED, NVML_FI_DEV_REMAPPED_FAILURE),
+    ] {
+        if let Some(flag) = field(gpu, id) {
+            record.measure(metric, subject.clone(), yes_or_no(flag != 0))?;
+        }
+    }
+    for (metric, id) in [
+        (&REMAPPED_UNCORRECTED, NVML_FI_DEV_REMAPPED_UNC),
+        (&REMAPPED_CORRECTED, NVML_FI_DEV_REMAPPED_COR),
+    ] {
+        if let Some(rows) = field(gpu, id) {
+            record.measure(metric, subject.clone(), rows)?;
+        }
+    }
+    retired(gpu, subject, record)
+}
+
+fn retired(
+    gpu: &Device<'_>,
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let causes = [
+        RetirementCause::MultipleSingleBitEccErrors,
+        RetirementCause::DoubleBitEccError,
+    ];
+    let pages: Result<Vec<usize>, NvmlError> = causes
+        .into_iter()
+        .map(|cause| gpu.retired_pages(cause).map(|pages| pages.len()))
+        .collect();
+    put(
+        &RETIRED,
+        subject,
+        Reading::of(pages.map(|pages| pages.iter().sum::<usize>() as u64)),
+        record,
+    )?;
+    match Reading::of(gpu.are_pages_pending_retired()) {
+        Reading::Value(pending) => {
+            record.measure(&RETIRED_PENDING, subject.clone(), yes_or_no(pending))
+        }
+        Reading::Unsupported => Ok(()),
+        Reading::Failed(why) => record.gap(&RETIRED_PENDING, subject.clone(), why),
+    }
+}
+
+fn put(
+    metric: &Metric,
+    subject: &Subject,
+    reading: Reading<u64>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    match reading {
+        Reading::Value(count) => record.measure(metric, subject.clone(), count),
+        Reading::Unsupported => Ok(()),
+        Reading::Failed(why) => record.gap(metric, subject.clone(), why),
+    }
+}
+
+fn yes_or_no(flag: bool) -> &'static str {
+    if flag { "yes" } else { "no" }
+}

@@ -1,0 +1,101 @@
+//! `neuron-count`: are all Neuron devices there, with all their cores?
+
+use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
+
+use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+
+const DEVICES: Metric = Metric {
+    name: "neuron.device.count",
+    unit: Unit::Count,
+    about: "Neuron devices that the driver shows",
+    role: Role::Required,
+    fault: "neuron.missing",
+};
+const CORES: Metric = Metric {
+    name: "neuron.core.count",
+    unit: Unit::Count,
+    about: "physical cores of all Neuron devices together",
+    role: Role::Required,
+    fault: "neuron.missing",
+};
+const CONNECTED: Metric = Metric {
+    name: "neuron.device.connected",
+    unit: Unit::Count,
+    about: "devices that a device is directly connected to",
+    role: Role::Context,
+    fault: "neuron.missing",
+};
+
+static SPEC: Spec = Spec {
+    name: "neuron-count",
+    about: "all Neuron devices and cores of the instance type are there, each with its identity",
+    explain: "\
+Counts the Neuron devices and their physical cores that the driver shows in sysfs and compares them with the instance
+type. Each device is recorded with its serial number, model and connections, so that a missing one can be told by what is
+left. A node without the driver has zero devices, which on a Neuron type is a fault.",
+    metrics: &[&DEVICES, &CORES, &CONNECTED],
+    needs: Some(Hardware::NeuronDevice),
+    tags: &["neuron", "quick"],
+    company: Company::Welcome,
+    options: &[],
+};
+
+/// The check.
+pub(super) struct NeuronCount;
+
+impl InstanceCheck for NeuronCount {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let host = &task.host;
+        let devices = host
+            .neuron_devices()
+            .map_err(|error| CheckError::Unavailable(error.to_string()))?;
+        if devices.is_empty() {
+            record
+                .note("the Neuron driver shows no device; check with `lsmod` that it is loaded")?;
+        }
+        let mut cores = 0;
+        for device in &devices {
+            let subject = Subject::new(Kind::NeuronDevice, device.name());
+            let word = |file: &str| {
+                host.text(format!("{}/{file}", device.path))
+                    .unwrap_or_default()
+            };
+            record.device(
+                subject.clone(),
+                [
+                    ("serial", word("info/serial_number")),
+                    ("model", word("info/architecture/device_name")),
+                    ("architecture", word("info/architecture/arch_type")),
+                ]
+                .into_iter()
+                .filter(|(_, value)| !value.is_empty()),
+            )?;
+            // The driver's own number and the directories must agree; the smaller one is what can be used.
+            let shown = device.cores.len() as u64;
+            let said = host
+                .number(format!("{}/core_count", device.path))
+                .unwrap_or(shown);
+            if said != shown {
+                record.note(format!(
+                    "{subject} says that it has {said} cores and shows {shown}"
+                ))?;
+            }
+            cores += said.min(shown);
+            let connected = word("connected_devices");
+            if !connected.is_empty() {
+                record.measure(&CONNECTED, subject, connected.split(',').count())?;
+            }
+        }
+        let indices: Vec<String> = devices
+            .iter()
+            .map(|device| device.index.to_string())
+            .collect();
+        let seen = format!("devices that are there: {}", indices.join(", "));
+        record.add(DEVICES.of(Subject::node(), devices.len()).detail(seen))?;
+        record.measure(&CORES, Subject::node(), cores)
+    }
+}
