@@ -1,0 +1,277 @@
+//! GPU checks of the built program on simulated machines, through the real FFI of nvml-wrapper, judged by the instance
+//! type's own table.
+
+mod common;
+
+use common::{Dhc, Outcome};
+use dhc_fixtures::FakeNode;
+use dhc_thresholds::{Action, Ending, Status};
+
+fn quick(node: FakeNode) -> Outcome {
+    Dhc::on(node).run(&["--tag", "gpu", "--skip", "long"])
+}
+
+/// The one thing that is wrong with a machine: check, fault class, subject.
+#[track_caller]
+fn assert_only(outcome: &Outcome, status: Status, check: &str, fault: &str, subject: &str) {
+    let wanted = (
+        check.to_owned(),
+        status,
+        fault.to_owned(),
+        subject.to_owned(),
+    );
+    assert_eq!(outcome.complaints(), [wanted]);
+}
+
+#[test]
+fn a_healthy_p5_passes_and_every_gpu_is_identified() {
+    let outcome = quick(FakeNode::p5_48xlarge());
+    assert_eq!(outcome.complaints(), []);
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (0, (Status::Pass, Action::None))
+    );
+    let node = &outcome.report.nodes[0];
+    assert_eq!(node.identity.instance_type.as_deref(), Some("p5.48xlarge"));
+    assert_eq!(
+        node.identity.instance_id.as_deref(),
+        Some("i-0a1b2c3d4e5f60718")
+    );
+    let gpus: Vec<_> = node
+        .devices
+        .iter()
+        .filter(|device| device.subject.name.starts_with("gpu"))
+        .collect();
+    assert_eq!(gpus.len(), 8);
+    assert!(gpus.iter().all(|gpu| {
+        ["uuid", "serial", "bdf", "model"]
+            .iter()
+            .all(|key| gpu.identity.contains_key(*key))
+    }));
+    let links = outcome.findings("nvlink", Status::Pass);
+    assert_eq!(
+        links
+            .iter()
+            .filter(|finding| finding.metric == "nvlink.link.state")
+            .count(),
+        144
+    );
+}
+
+#[test]
+fn one_link_down_out_of_144_is_named() {
+    let outcome = quick(FakeNode::p5_48xlarge().nvlink(3, 6).down());
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (2, (Status::Fail, Action::Reboot))
+    );
+    let subjects: Vec<_> = outcome
+        .complaints()
+        .into_iter()
+        .map(|(check, status, fault, subject)| (check, status, fault, subject))
+        .collect();
+    let down = |subject: &str| {
+        (
+            "nvlink".to_owned(),
+            Status::Fail,
+            "nvlink.link_down".to_owned(),
+            subject.to_owned(),
+        )
+    };
+    assert_eq!(subjects, [down("gpu3/link6"), down("gpu3")]);
+    let fault = &outcome.report.nodes[0].faults[0];
+    assert!(
+        fault.device.contains_key("uuid"),
+        "a fault carries the identity of its device: {:?}",
+        fault.device
+    );
+}
+
+#[test]
+fn a_gpu_off_the_bus_is_named_and_counted_out() {
+    for node in [
+        FakeNode::p5_48xlarge().gpu(5).falls_off_the_bus(),
+        FakeNode::p5_48xlarge().gpu(5).is_lost_after_its_handle(),
+    ] {
+        let outcome = quick(node);
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (2, (Status::Fail, Action::Reboot))
+        );
+        let lost = outcome.findings("gpu-count", Status::Fail);
+        let named: Vec<_> = lost
+            .iter()
+            .map(|finding| (finding.metric.as_str(), finding.subject.name.as_str()))
+            .collect();
+        assert_eq!(named, [("gpu.state", "gpu5"), ("gpu.count", "node")]);
+        let notes = outcome.check("gpu-count").record.notes.join("; ");
+        assert!(
+            notes.contains("0000:a8:00.0"),
+            "its address is told: {notes}"
+        );
+    }
+}
+
+#[test]
+fn a_gpu_that_nvml_does_not_know_is_counted_out() {
+    let outcome = quick(FakeNode::p5_48xlarge().gpu(7).missing());
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
+    let count = outcome.findings("gpu-count", Status::Fail);
+    assert!(
+        count.iter().any(|finding| finding.metric == "gpu.count"
+            && finding.fault.as_deref() == Some("gpu.missing"))
+    );
+}
+
+#[test]
+fn memory_errors_ask_for_what_clears_them() {
+    let with = |toml: &str| quick(FakeNode::p5_48xlarge().gpu(2).with(toml));
+    let ecc = with("ecc.volatile.dram_uncorrected = 1");
+    assert_only(
+        &ecc,
+        Status::Fail,
+        "gpu-memory",
+        "gpu.memory.uncorrectable_now",
+        "gpu2",
+    );
+    assert_eq!(ecc.verdict().1, Action::Reset);
+    let sram = with("ecc.sram_threshold_exceeded = true");
+    assert_only(
+        &sram,
+        Status::Fail,
+        "gpu-memory",
+        "gpu.memory.sram_threshold",
+        "gpu2",
+    );
+    assert_eq!(sram.verdict().1, Action::Replace);
+    let pending = with("remapped_rows.pending = true");
+    assert_only(
+        &pending,
+        Status::Fail,
+        "gpu-memory",
+        "gpu.memory.remap_pending",
+        "gpu2",
+    );
+    assert_eq!(pending.verdict().1, Action::Reboot);
+    let failed = with("remapped_rows.failed = true");
+    assert_only(
+        &failed,
+        Status::Fail,
+        "gpu-memory",
+        "gpu.memory.remap_failed",
+        "gpu2",
+    );
+    assert_eq!(failed.verdict().1, Action::Replace);
+}
+
+#[test]
+fn what_the_driver_asks_for_is_passed_on() {
+    let outcome = quick(FakeNode::p5_48xlarge().gpu(1).with("recovery_action = 2"));
+    assert_only(
+        &outcome,
+        Status::Fail,
+        "gpu-count",
+        "gpu.needs_reboot",
+        "gpu1",
+    );
+    let outcome = quick(FakeNode::p5_48xlarge().gpu(1).with("recovery_action = 99"));
+    assert_only(&outcome, Status::Unknown, "gpu-count", "", "gpu1");
+}
+
+#[test]
+fn link_errors_are_worth_watching_and_no_more() {
+    let outcome = quick(FakeNode::p5_48xlarge().nvlink(0, 17).counts("replay", 12));
+    assert_only(
+        &outcome,
+        Status::Warn,
+        "nvlink",
+        "nvlink.errors",
+        "gpu0/link17/replay",
+    );
+    assert_eq!(
+        (outcome.exit, outcome.verdict().1),
+        (1, Action::Investigate)
+    );
+}
+
+#[test]
+fn a_fabric_that_is_not_complete_accuses_no_gpu() {
+    let outcome = quick(FakeNode::p5_48xlarge().gpu(4).with("fabric.state = 2"));
+    assert_only(&outcome, Status::Fail, "nvlink", "nvlink.fabric", "gpu4");
+    assert_eq!(outcome.verdict().1, Action::Investigate);
+}
+
+#[test]
+fn a_missing_driver_is_an_error_and_never_a_bad_gpu() {
+    let outcome = quick(FakeNode::p5_48xlarge().without_nvml());
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (4, (Status::Error, Action::Retry))
+    );
+    for check in ["gpu-count", "nvlink", "gpu-memory"] {
+        let Ending::Failed { error } = &outcome.check(check).record.ending else {
+            panic!("{check} ran")
+        };
+        assert!(error.contains("install the NVIDIA driver"), "{error}");
+    }
+}
+
+#[test]
+fn a_driver_call_that_hangs_or_crashes_costs_its_check_alone() {
+    let node = || FakeNode::p5_48xlarge().gpu(6);
+    let hung = Dhc::on(node().answers("nvmlDeviceGetTotalEccErrors", "hangs"));
+    let outcome = hung.run(&["--tag", "gpu", "--skip", "long", "--deadline", "2s"]);
+    assert_eq!(outcome.check("gpu-count").status, Status::Pass);
+    assert_eq!(outcome.check("gpu-memory").status, Status::Error);
+    assert!(matches!(
+        outcome.check("gpu-memory").record.ending,
+        Ending::TimedOut { .. }
+    ));
+    let kept = &outcome.check("gpu-memory").record.measurements;
+    assert!(
+        kept.iter()
+            .any(|measurement| measurement.subject.name == "gpu5"),
+        "what was seen before is kept"
+    );
+    let crashed = quick(node().answers("nvmlDeviceGetTotalEccErrors", "crashes"));
+    assert_eq!(crashed.check("nvlink").status, Status::Pass);
+    assert!(
+        matches!(
+            crashed.check("gpu-memory").record.ending,
+            Ending::Killed { signal: 6 }
+        ),
+        "{:?}",
+        crashed.check("gpu-memory").record.ending
+    );
+}
+
+#[test]
+fn a_node_without_gpus_skips_their_checks_and_says_why() {
+    let outcome = quick(FakeNode::trn2_48xlarge());
+    for check in ["gpu-count", "nvlink", "gpu-memory"] {
+        assert_eq!(
+            outcome.check(check).skipped(),
+            Some("trn2.48xlarge has no NVIDIA GPUs")
+                .filter(|_| check != "nvlink")
+                .or(Some("trn2.48xlarge has no NVLinks"))
+        );
+    }
+    assert_eq!((outcome.exit, outcome.verdict().0), (3, Status::Unknown));
+}
+
+#[test]
+fn on_an_unknown_type_what_is_there_is_measured_and_counts_are_not_judged() {
+    let outcome =
+        quick(FakeNode::p5_48xlarge().file("/sys/class/dmi/id/product_name", "Home Lab 1\n"));
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (3, (Status::Unknown, Action::None))
+    );
+    let unknown = outcome.findings("gpu-count", Status::Unknown);
+    assert!(
+        unknown
+            .iter()
+            .any(|finding| finding.metric == "gpu.count" && finding.message.contains("not judged"))
+    );
+    assert!(outcome.findings("gpu-count", Status::Fail).is_empty());
+}
