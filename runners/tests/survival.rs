@@ -51,9 +51,7 @@ fn a_tool_that_ignores_sigterm_ends_within_eleven_seconds_of_its_deadline() {
 
 #[test]
 fn what_a_tool_leaves_running_is_killed_and_told() {
-    let dhc = nccom(&format!(
-        "cat <<'EOF'\n{HEALTHY}EOF\n(setsid sh -c 'echo $$ > {{}}; exec sleep 1000' &)\nsleep 0.2"
-    ));
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
     let pid = dhc.state().parent().unwrap().join("pid");
     let script = format!(
         "(setsid sh -c 'echo $$ > {0}; exec sleep 1000' &)\nwhile ! [ -s {0} ]; do :; done\ncat <<'EOF'\n{HEALTHY}EOF",
@@ -82,7 +80,18 @@ fn a_process_that_cannot_be_killed_is_left_behind_and_named() {
     // A process of root cannot be killed by anybody else, as little as one in uninterruptible sleep by root.
     let dhc = Dhc::on(FakeNode::trn1_32xlarge());
     let tool = dhc.node.tools().join("nccom-test");
-    std::fs::copy("/usr/bin/yes", &tool).unwrap();
+    let source = dhc.state().parent().unwrap().join("tool.c");
+    std::fs::write(
+        &source,
+        "#include <unistd.h>\nint main(void) { if (setuid(0)) return 1; for (;;) pause(); }\n",
+    )
+    .unwrap();
+    let compiled = Command::new("cc")
+        .arg("-o")
+        .arg(&tool)
+        .arg(&source)
+        .status();
+    assert!(compiled.unwrap().success());
     let folder = dhc.state().parent().unwrap().to_owned();
     let script = format!(
         "chown 0:0 {0} && chmod 4755 {0} && chmod 755 {1} && chmod -R a+rX {2} {3} && chmod 777 {3}",
@@ -135,6 +144,15 @@ fn a_process_that_cannot_be_killed_is_left_behind_and_named() {
         .clone()
         .unwrap();
     assert!(told.contains("survived SIGKILL"), "{told}");
+    let survivor = told.split_whitespace().nth(1).unwrap();
+    let kill = if is_root {
+        &["kill", "-9"][..]
+    } else {
+        &["sudo", "-n", "kill", "-9"][..]
+    };
+    assert!(as_root(
+        Command::new(kill[0]).args(&kill[1..]).arg(survivor)
+    ));
 }
 
 #[test]

@@ -26,10 +26,10 @@ use super::{Host, redact};
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a process may take to go after SIGKILL; one in uninterruptible sleep may never go.
-const GONE: Duration = Duration::from_millis(500);
+const GONE: Duration = Duration::from_millis(300);
 
 /// How long the pipes are read on after the tool itself has ended, where a grandchild still holds them.
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_millis(300);
 
 /// How much of the beginning and of the end of an output is kept.
 const KEPT_BYTES: usize = 256 << 10;
