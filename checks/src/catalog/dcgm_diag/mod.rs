@@ -137,7 +137,7 @@ impl InstanceCheck for DcgmDiag {
             value: text.to_owned(),
             why: "DCGM has the levels 1 to 4".to_owned(),
         })?;
-        preflight::run(&task.host, record)?;
+        preflight::run(&task.host, level, record)?;
         record.progress(format!(
             "DCGM's diagnostic of level {} is running",
             level.number()
