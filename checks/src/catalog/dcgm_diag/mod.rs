@@ -80,11 +80,11 @@ static SPEC: Spec = Spec {
 const EXPLAIN: &str = "\
 Runs `dcgmi diag -r LEVEL -j` and reads what each of DCGM's tests says of each GPU.
 
-DCGM prints a warning as `Fail`, so this check goes by the number and severity of each error, which are DCGM's own. \
-ISOLATE asks for a replacement, RESET for a reset of the GPU; TRIAGE says that a test failed without proof against the \
-hardware; CONFIG and MONITOR are warnings. Errors that name their own remedy (a pending row remap, a GPU that fell off \
-the bus, a recovery action of the driver) are taken at their word. A test that could not do its work, or was skipped \
-although the level promises it, makes the result unknown: it is neither a pass nor a fault. Releases before 3.2 print \
+DCGM prints a warning as `Fail`, so this check goes by the number and severity of each error, which are DCGM's own.
+ISOLATE asks for a replacement, RESET for a reset of the GPU; TRIAGE says that a test failed without proof against the
+hardware; CONFIG and MONITOR are warnings. Errors that name their own remedy (a pending row remap, a GPU that fell off
+the bus, a recovery action of the driver) are taken at their word. A test that could not do its work, or was skipped
+although the level promises it, makes the result unknown: it is neither a pass nor a fault. Releases before 3.2 print
 no numbers; their failures are taken as failures of unknown gravity, unless dcgmi's exit status says ISOLATE.
 
 The level is an option: `--set dcgm-diag.level=2`. Nothing else may use the GPUs meanwhile, and MIG has to be off.";
