@@ -180,10 +180,15 @@ impl Output {
     /// The output as evidence under this name: shortened, printable, without secrets.
     pub fn evidence(&self, name: &str) -> Vec<Evidence> {
         let line: Vec<String> = self.line.iter().map(|word| redact::text(word)).collect();
+        let left = if self.leaked {
+            "; what it left running was killed"
+        } else {
+            ""
+        };
         let of = |what: &str, captured: &Captured| Evidence {
             name: format!("{name}.{what}"),
             argv: line.clone(),
-            ended: Some(self.ended.to_string()),
+            ended: Some(format!("{}{left}", self.ended)),
             bytes: captured.total_bytes,
             sha256: captured.sha256.clone(),
             truncated: captured.is_truncated() || captured.kept().len() > 2 * QUOTED_BYTES,
