@@ -1,4 +1,5 @@
 //! The rules of judgement, one test each, through the public door.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use dhc_thresholds::{
     Action, Ending, Gap, Measurement, Metric, Record, Role, Status, Subject, Table, Unit, Value,

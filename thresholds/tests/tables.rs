@@ -1,4 +1,5 @@
 //! What a threshold file may not say, and where the message points.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use dhc_thresholds::{Metric, Role, Table, Unit};
 use proptest::prelude::*;

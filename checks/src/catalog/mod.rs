@@ -1,5 +1,6 @@
 //! The checks, one file each. To add one: write its file, name it here, and put it into [`CHECKS`].
 
+mod dcgm_diag;
 mod gpu_count;
 mod gpu_memory;
 mod host;
@@ -22,6 +23,7 @@ pub const CHECKS: &[&dyn InstanceCheck] = &[
     &loopback::EFA_LOOPBACK,
     &loopback::FABRIC_LOOPBACK,
     &host::HostCheck,
+    &dcgm_diag::DcgmDiag,
 ];
 
 /// The check of this name.

@@ -1,5 +1,6 @@
 //! Readers of what tools and the kernel print: text to values, pure. One file per tool or format.
 
+pub mod dcgmi;
 pub mod json;
 pub mod kernel_log;
 pub mod nccom_test;

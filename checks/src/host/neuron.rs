@@ -63,11 +63,14 @@ impl Host {
     /// See [`ReadError`].
     pub fn neuron_counter(&self, path: &str) -> Result<u64, ReadError> {
         match self.number(format!("{path}/total")) {
-            // Below a plain file there is nothing, which the kernel says as ENOTDIR.
-            Err(ReadError::Unreadable {
-                errno: rustix::io::Errno::NOTDIR,
-                ..
-            }) => self.number(path),
+            // Below a plain file there is nothing, which the kernel says as ENOTDIR; the file itself tells the rest.
+            Err(
+                ReadError::Absent { .. }
+                | ReadError::Unreadable {
+                    errno: rustix::io::Errno::NOTDIR,
+                    ..
+                },
+            ) => self.number(path),
             total => total,
         }
     }

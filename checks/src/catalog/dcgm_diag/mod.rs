@@ -1,0 +1,307 @@
+//! DCGM's own diagnostic: `dcgmi diag -r LEVEL -j`, of every release from 2.0 to 4.6.
+
+mod preflight;
+mod told;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
+
+use self::told::{Summary, Told, told};
+use crate::check::{
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
+};
+use crate::format::dcgmi::{self, DcgmiError, Diagnosis, Exit, Grade};
+use crate::host::{Command, Ended, ExecError, Output};
+
+/// What DCGM says of one test on one device.
+const TEST_RESULT: Metric = Metric {
+    name: "dcgm.test.result",
+    unit: Unit::State,
+    about: "what DCGM says of one test on one device, by the severity of each error: pass, monitor, config, triage, \
+            unclassified, reset or isolate",
+    role: Role::Required,
+    fault: "dcgm.triage",
+};
+
+/// GPUs that DCGM names.
+const GPUS: Metric = Metric {
+    name: "dcgm.gpus",
+    unit: Unit::Count,
+    about: "GPUs that DCGM names in its answer",
+    role: Role::Judged,
+    fault: "gpu.missing",
+};
+
+/// Release of DCGM.
+const VERSION: Metric = Metric {
+    name: "dcgm.version",
+    unit: Unit::State,
+    about: "release of DCGM, as it prints it",
+    role: Role::Context,
+    fault: "dcgm.config",
+};
+
+/// Release of the NVIDIA driver.
+const DRIVER: Metric = Metric {
+    name: "dcgm.driver",
+    unit: Unit::State,
+    about: "release of the NVIDIA driver, as DCGM prints it",
+    role: Role::Context,
+    fault: "dcgm.config",
+};
+
+const TOOL: &str = "dcgmi";
+
+/// On SIGTERM dcgmi stops the diagnostic and waits up to 25 seconds for it to end (NVIDIA/DCGM, `dcgmi/Diag.cpp` at
+/// v4.6.0); killed before, it leaves the diagnostic running in the host engine.
+const STOPPING: Duration = Duration::from_secs(30);
+
+/// The check.
+pub(super) struct DcgmDiag;
+
+static SPEC: Spec = Spec {
+    name: "dcgm-diag",
+    about: "DCGM's diagnostic finds no fault on any GPU (levels 1 to 4; level 4 takes 45 to 120 minutes)",
+    explain: EXPLAIN,
+    metrics: &[&TEST_RESULT, &GPUS, &VERSION, &DRIVER],
+    needs: Some(Hardware::NvidiaGpu),
+    tags: &["gpu", "long"],
+    company: Company::Alone,
+    options: &[OptionSpec {
+        name: "level",
+        default: "4",
+        about: "1 software and configuration, seconds; 2 memory and PCIe, minutes; 3 stress, up to half an hour; \
+                4 all of it with the long memory test, up to two hours",
+    }],
+};
+
+const EXPLAIN: &str = "\
+Runs `dcgmi diag -r LEVEL -j` and reads what each of DCGM's tests says of each GPU.
+
+DCGM prints a warning as `Fail`, so this check goes by the number and severity of each error, which are DCGM's own. \
+ISOLATE asks for a replacement, RESET for a reset of the GPU; TRIAGE says that a test failed without proof against the \
+hardware; CONFIG and MONITOR are warnings. Errors that name their own remedy (a pending row remap, a GPU that fell off \
+the bus, a recovery action of the driver) are taken at their word. A test that could not do its work, or was skipped \
+although the level promises it, makes the result unknown: it is neither a pass nor a fault. Releases before 3.2 print \
+no numbers; their failures are taken as failures of unknown gravity, unless dcgmi's exit status says ISOLATE.
+
+The level is an option: `--set dcgm-diag.level=2`. Nothing else may use the GPUs meanwhile, and MIG has to be off.";
+
+/// How much of DCGM's diagnostic is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Level(u8);
+
+impl Level {
+    const LONGEST: Level = Level(4);
+
+    fn parse(text: &str) -> Option<Level> {
+        let number = text.parse().ok().filter(|number| (1..=4).contains(number));
+        number.map(Level)
+    }
+
+    fn number(self) -> u8 {
+        self.0
+    }
+
+    /// From seen run times: level 1 seconds, 2 two to three minutes, 3 ten to thirty, 4 45 to 120 (45 to 90 on
+    /// SageMaker HyperPod, by AWS's documentation). The deadline leaves room for slow memory tests.
+    fn budget(self) -> Budget {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let (expected, deadline) = match self.0 {
+            1 => (Duration::from_secs(15), minutes(3)),
+            2 => (minutes(3), minutes(15)),
+            3 => (minutes(20), minutes(60)),
+            _ => (minutes(75), minutes(150)),
+        };
+        Budget { expected, deadline }
+    }
+}
+
+impl InstanceCheck for DcgmDiag {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
+        let level = options.get("level").and_then(|text| Level::parse(text));
+        level.unwrap_or(Level::LONGEST).budget()
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let text = task.option(&SPEC, "level");
+        let level = Level::parse(text).ok_or_else(|| CheckError::Option {
+            check: SPEC.name,
+            option: "level",
+            value: text.to_owned(),
+            why: "DCGM has the levels 1 to 4".to_owned(),
+        })?;
+        preflight::run(&task.host, record)?;
+        record.progress(format!(
+            "DCGM's diagnostic of level {} is running",
+            level.number()
+        ))?;
+        let output = run(task, level)?;
+        for evidence in output.evidence(TOOL) {
+            record.evidence(evidence)?;
+        }
+        let status = exit_status(&output, level)?;
+        let diagnosis = diagnosis(&output, status)?;
+        tell(&diagnosis, level, status, record)
+    }
+}
+
+fn run(task: &Task, level: Level) -> Result<Output, CheckError> {
+    // Out of a short deadline only a part goes into stopping, or nothing would be left to run in.
+    let grace = STOPPING.min(task.deadline / 4);
+    let command = Command::new(TOOL, task.deadline.saturating_sub(grace))
+        .args(["diag", "-r", &level.number().to_string(), "-j"])
+        .grace(grace);
+    task.host.exec(&command).map_err(|error| {
+        let what_to_do = match error {
+            ExecError::NotInstalled { .. } => "; install NVIDIA's datacenter-gpu-manager",
+            ExecError::Unsafe { .. } | ExecError::NotStarted { .. } => "",
+        };
+        CheckError::Unavailable(format!("{}{what_to_do}", chain(&error)))
+    })
+}
+
+fn exit_status(output: &Output, level: Level) -> Result<i32, CheckError> {
+    match &output.ended {
+        Ended::Exited(status) => Ok(*status),
+        Ended::Signaled(signal) => Err(CheckError::Unavailable(format!(
+            "dcgmi died of signal {signal}; look at nv-hostengine.log and the kernel log"
+        ))),
+        ended @ (Ended::TimedOut | Ended::Unkillable { .. }) => Err(CheckError::TimedOut(format!(
+            "dcgmi diag of level {} had not ended after {} s: {ended}; a level that was cut off has no result at all, \
+             and the diagnostic may go on in nv-hostengine (systemctl restart nvidia-dcgm ends it)",
+            level.number(),
+            output.duration.as_secs()
+        ))),
+    }
+}
+
+/// What dcgmi printed, or why that is none.
+fn diagnosis(output: &Output, status: i32) -> Result<Diagnosis, CheckError> {
+    if output.stdout.is_truncated() {
+        return Err(CheckError::NotUnderstood(format!(
+            "dcgmi printed {} bytes, more than any diagnosis has; what is kept of it is evidence",
+            output.stdout.total_bytes
+        )));
+    }
+    dcgmi::read(&output.stdout.kept()).map_err(|error| match Exit::of_status(status) {
+        Exit::CouldNotRun(meaning) => {
+            let said = match &error {
+                DcgmiError::NoDocument { said } => format!(" (it said `{said}`)"),
+                _ => String::new(),
+            };
+            CheckError::Unavailable(format!("dcgmi ended with {status}: {meaning}{said}"))
+        }
+        Exit::Clean | Exit::Error | Exit::Isolate | Exit::Unknown => {
+            CheckError::NotUnderstood(format!("{} (dcgmi ended with {status})", chain(&error)))
+        }
+    })
+}
+
+/// Records all that follows from the diagnosis and the exit status.
+fn tell(
+    diagnosis: &Diagnosis,
+    level: Level,
+    status: i32,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    for (metric, version) in [
+        (&VERSION, &diagnosis.dcgm_version),
+        (&DRIVER, &diagnosis.driver_version),
+    ] {
+        if let Some(version) = version {
+            record.measure(metric, Subject::node(), version.clone())?;
+        }
+    }
+    let conclusion = conclude(status, diagnosis);
+    if diagnosis.results.is_empty() {
+        return conclusion.map(|_| ());
+    }
+    match diagnosis.gpus.len().max(diagnosis.gpu_device_ids.len()) {
+        0 => record.gap(
+            &GPUS,
+            Subject::node(),
+            "this release of DCGM names no GPU at this level",
+        )?,
+        gpus => record.measure(&GPUS, Subject::node(), gpus)?,
+    }
+    for (&gpu, serial) in &diagnosis.serials {
+        record.device(Subject::gpu(gpu), [("serial", serial.clone())])?;
+    }
+    let mut told = told(diagnosis, level);
+    let failed = match conclusion {
+        Ok(more) => {
+            told.extend(more);
+            None
+        }
+        Err(error) => Some(error),
+    };
+    let summary = Summary::new(level, diagnosis, &told).to_string();
+    for told in told {
+        match told {
+            Told::Measured(measurement) => record.add(measurement)?,
+            Told::Untested { subject, why } => record.gap(&TEST_RESULT, subject, why)?,
+            Told::LeftOut(what) => record.note(what)?,
+        }
+    }
+    for remark in &diagnosis.remarks {
+        record.note(format!("DCGM remarks: {remark}"))?;
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => record.note(summary),
+    }
+}
+
+/// What the exit status adds to the document.
+///
+/// DCGM counts errors by itself and says so in the exit status. When it says that there are some and its document shows
+/// none, somebody is wrong: that is not a pass, and not a fault of the hardware either.
+fn conclude(status: i32, diagnosis: &Diagnosis) -> Result<Option<Told>, CheckError> {
+    let exit = Exit::of_status(status);
+    let worst = diagnosis.results.iter().map(|result| result.grade()).max();
+    let contradiction = |says: &str| {
+        Err(CheckError::NotUnderstood(format!(
+            "dcgmi ended with {status}, which says that {says}, but its document shows none; \
+             look at nv-hostengine.log and nvvs.log"
+        )))
+    };
+    if let Some(why) = &diagnosis.runtime_error {
+        return Err(CheckError::Unavailable(format!(
+            "DCGM could not run its diagnostic: {}{}",
+            why.trim().escape_debug(),
+            match exit {
+                Exit::CouldNotRun(meaning) => format!(" (exit status {status}: {meaning})"),
+                Exit::Clean | Exit::Error | Exit::Isolate | Exit::Unknown => String::new(),
+            }
+        )));
+    }
+    match exit {
+        Exit::Clean => Ok(None),
+        Exit::Error if worst > Some(Grade::NotRun) => Ok(None),
+        Exit::Error => contradiction("a test reported an error"),
+        Exit::Isolate if worst == Some(Grade::Isolate) => Ok(None),
+        // Releases before 3.2 print no severity, and until now some errors have changed theirs: DCGM itself is believed.
+        Exit::Isolate if worst >= Some(Grade::Triage) => {
+            let detail = "dcgmi ended with 205, NVVS_ISOLATE_ERROR: at least one of its errors has severity ISOLATE";
+            let measurement = TEST_RESULT.of(Subject::node(), Grade::Isolate.word());
+            let fault = Grade::Isolate.fault();
+            Ok(Some(Told::Measured(
+                measurement.fault(fault).detail(detail),
+            )))
+        }
+        Exit::Isolate => contradiction("a test reported an error of severity ISOLATE"),
+        Exit::CouldNotRun(meaning) => Err(CheckError::Unavailable(format!(
+            "dcgmi ended with {status}: {meaning}"
+        ))),
+        Exit::Unknown => Err(CheckError::NotUnderstood(format!(
+            "dcgmi ended with {status}, which no known release does; what it printed is kept as evidence"
+        ))),
+    }
+}

@@ -1,0 +1,102 @@
+//! Generated files are what the program generates now. `DHC_GOLDEN=write` (or `just golden`) writes them again.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start the program and look at what it left"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn dhc(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn assert_golden(path: &Path, generated: &str) {
+    if std::env::var_os("DHC_GOLDEN").is_some_and(|mode| mode == "write") {
+        std::fs::write(path, generated).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        kept == generated,
+        "`{}` is not what dhc generates now; run `just golden` and read the difference",
+        path.display()
+    );
+}
+
+#[test]
+fn the_schemas_are_those_of_the_types() {
+    assert_golden(
+        &top().join("thresholds/schema/report.v1.json"),
+        &dhc(&["schema", "report"]),
+    );
+    assert_golden(
+        &top().join("thresholds/schema/thresholds.v1.json"),
+        &dhc(&["schema", "thresholds"]),
+    );
+}
+
+#[test]
+fn the_readme_lists_the_checks_that_there_are() {
+    let path = top().join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme
+        .split_once("<!-- checks: written by `just golden` -->\n")
+        .unwrap();
+    let (_, after) = rest.split_once("<!-- end of checks -->").unwrap();
+    let table = dhc(&["list", "--markdown"]);
+    let generated = format!(
+        "{before}<!-- checks: written by `just golden` -->\n{table}<!-- end of checks -->{after}"
+    );
+    assert_golden(&path, &generated);
+}
+
+#[test]
+fn every_metric_is_declared_once_with_a_known_fault_class() {
+    let metrics = dhc_runners::tables::metrics();
+    let all: usize = dhc_checks::catalog::CHECKS
+        .iter()
+        .map(|check| check.spec().metrics.len())
+        .sum();
+    assert_eq!(metrics.len(), all, "two checks declare the same metric");
+    for metric in metrics {
+        assert!(
+            dhc_thresholds::Faults::built_in()
+                .get(metric.fault)
+                .is_some(),
+            "{} names {}",
+            metric.name,
+            metric.fault
+        );
+    }
+}
+
+#[test]
+fn every_built_in_table_is_sound_and_found_by_its_name() {
+    let metrics = dhc_runners::tables::metrics();
+    let mut count = 0;
+    for name in dhc_thresholds::built_in::names() {
+        let table = dhc_thresholds::built_in::load(name, &metrics)
+            .unwrap()
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(
+            dhc_thresholds::built_in::find(&table.instance_type, &metrics).is_some(),
+            "{name}"
+        );
+        count += 1;
+    }
+    assert!(count > 60, "{count} tables");
+}
