@@ -248,9 +248,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic_and_a_second_time_changes_nothing(input in "\\PC{0,200}") {
-            let once = text(&input);
-            prop_assert_eq!(text(&once), once);
+        fn a_secret_is_found_whatever_stands_before_it(before in "\\PC{0,200}") {
+            let before = before.replace("planted", "");
+            let clean = text(&format!("{before}\nHF_TOKEN=hf_plantedplantedplanted\n"));
+            prop_assert!(!clean.contains("planted"), "{}", clean);
         }
     }
 }
