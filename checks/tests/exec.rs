@@ -92,7 +92,8 @@ fn a_tool_that_ignores_sigterm_is_killed_after_the_grace() {
 
 #[test]
 fn a_grandchild_that_holds_the_pipe_does_not_hold_the_reader() {
-    let output = Bench::new().tool("sleep 1000 & echo done").run(LONG);
+    let bench = Bench::new().tool("sleep 1000 & echo done");
+    let output = bench.run(LONG);
     assert_eq!(output.ended, Ended::Exited(0));
     assert_eq!(output.stdout.kept(), b"done\n");
     assert!(output.leaked);
@@ -123,7 +124,8 @@ fn what_left_its_session_is_killed_as_well() {
 
 #[test]
 fn a_flood_is_counted_and_digested_and_costs_no_memory() {
-    let output = Bench::new().tool("head -c 300000000 /dev/zero").run(LONG);
+    let bench = Bench::new().tool("head -c 300000000 /dev/zero");
+    let output = bench.run(LONG);
     assert_eq!(
         (output.ended.clone(), output.stdout.total_bytes),
         (Ended::Exited(0), 300_000_000)
@@ -225,7 +227,8 @@ fn a_tool_in_a_directory_that_anyone_can_change_is_not_run() {
 
 #[test]
 fn a_tool_that_kills_itself_is_told_by_its_signal() {
-    let output = Bench::new().tool("kill -SEGV $$").run(LONG);
+    let bench = Bench::new().tool("kill -SEGV $$");
+    let output = bench.run(LONG);
     assert_eq!(output.ended, Ended::Signaled(11));
 }
 

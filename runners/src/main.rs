@@ -374,6 +374,8 @@ fn refuse_stale(report: &Report, machine: &MachineArgs) -> Result<(), Failure> {
 }
 
 fn measure(name: &str) -> Result<Exit, Failure> {
+    // If the run is killed, its checks go with it, and their tools with them.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let check = catalog::find(name).ok_or_else(|| format!("there is no check `{name}`"))?;
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text)?;

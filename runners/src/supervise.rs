@@ -23,8 +23,8 @@ const TICK: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_millis(500);
 
 /// A check that is ending a tool gets this long beyond its deadline: ten seconds between SIGTERM and SIGKILL for the
-/// tool, and half a second to report it. The whole promise is deadline + 11 s.
-const ENDING_A_TOOL: Duration = Duration::from_millis(10_500);
+/// tool ([`dhc_checks::host::GRACE`]), and a little to reap it and report. The whole promise is deadline + 11 s.
+const ENDING_A_TOOL: Duration = Duration::from_millis(10_900);
 
 /// How long a killed child may take to go. One in uninterruptible sleep never goes; it is left behind.
 const GONE: Duration = Duration::from_secs(2);

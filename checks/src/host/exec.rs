@@ -26,10 +26,10 @@ use super::{Host, redact};
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a process may take to go after SIGKILL; one in uninterruptible sleep may never go.
-const GONE: Duration = Duration::from_millis(500);
+const GONE: Duration = Duration::from_millis(300);
 
 /// How long the pipes are read on after the tool itself has ended, where a grandchild still holds them.
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_millis(300);
 
 /// How much of the beginning and of the end of an output is kept.
 const KEPT_BYTES: usize = 256 << 10;
@@ -180,10 +180,15 @@ impl Output {
     /// The output as evidence under this name: shortened, printable, without secrets.
     pub fn evidence(&self, name: &str) -> Vec<Evidence> {
         let line: Vec<String> = self.line.iter().map(|word| redact::text(word)).collect();
+        let left = if self.leaked {
+            "; what it left running was killed"
+        } else {
+            ""
+        };
         let of = |what: &str, captured: &Captured| Evidence {
             name: format!("{name}.{what}"),
             argv: line.clone(),
-            ended: Some(self.ended.to_string()),
+            ended: Some(format!("{}{left}", self.ended)),
             bytes: captured.total_bytes,
             sha256: captured.sha256.clone(),
             truncated: captured.is_truncated() || captured.kept().len() > 2 * QUOTED_BYTES,

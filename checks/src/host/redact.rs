@@ -87,6 +87,7 @@ fn words(line: &str) -> String {
     let mut after_scheme = false;
     while let Some(first) = rest.chars().next() {
         if !is_token_char(first) {
+            after_scheme &= first == ' ' || first == '\t';
             clean.push(first);
             rest = &rest[first.len_utf8()..];
             continue;

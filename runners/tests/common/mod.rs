@@ -20,7 +20,7 @@ use dhc_thresholds::{Action, CheckReport, Finding, Report, Status};
 pub(crate) struct Dhc {
     /// The machine.
     pub(crate) node: FakeNode,
-    state: tempfile::TempDir,
+    pub(crate) state: tempfile::TempDir,
 }
 
 /// What a run left.

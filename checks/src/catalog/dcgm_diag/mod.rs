@@ -12,7 +12,7 @@ use self::told::{Summary, Told, told};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
 };
-use crate::format::dcgmi::{self, DcgmiError, Diagnosis, Exit, Grade};
+use crate::format::dcgmi::{self, DcgmError, DcgmiError, Diagnosis, Exit, Grade, Severity};
 use crate::host::{Command, Ended, ExecError, Output};
 
 /// What DCGM says of one test on one device.
@@ -80,11 +80,11 @@ static SPEC: Spec = Spec {
 const EXPLAIN: &str = "\
 Runs `dcgmi diag -r LEVEL -j` and reads what each of DCGM's tests says of each GPU.
 
-DCGM prints a warning as `Fail`, so this check goes by the number and severity of each error, which are DCGM's own. \
-ISOLATE asks for a replacement, RESET for a reset of the GPU; TRIAGE says that a test failed without proof against the \
-hardware; CONFIG and MONITOR are warnings. Errors that name their own remedy (a pending row remap, a GPU that fell off \
-the bus, a recovery action of the driver) are taken at their word. A test that could not do its work, or was skipped \
-although the level promises it, makes the result unknown: it is neither a pass nor a fault. Releases before 3.2 print \
+DCGM prints a warning as `Fail`, so this check goes by the number and severity of each error, which are DCGM's own.
+ISOLATE asks for a replacement, RESET for a reset of the GPU; TRIAGE says that a test failed without proof against the
+hardware; CONFIG and MONITOR are warnings. Errors that name their own remedy (a pending row remap, a GPU that fell off
+the bus, a recovery action of the driver) are taken at their word. A test that could not do its work, or was skipped
+although the level promises it, makes the result unknown: it is neither a pass nor a fault. Releases before 3.2 print
 no numbers; their failures are taken as failures of unknown gravity, unless dcgmi's exit status says ISOLATE.
 
 The level is an option: `--set dcgm-diag.level=2`. Nothing else may use the GPUs meanwhile, and MIG has to be off.";
@@ -137,7 +137,7 @@ impl InstanceCheck for DcgmDiag {
             value: text.to_owned(),
             why: "DCGM has the levels 1 to 4".to_owned(),
         })?;
-        preflight::run(&task.host, record)?;
+        preflight::run(&task.host, level, record)?;
         record.progress(format!(
             "DCGM's diagnostic of level {} is running",
             level.number()
@@ -265,31 +265,34 @@ fn tell(
 /// none, somebody is wrong: that is not a pass, and not a fault of the hardware either.
 fn conclude(status: i32, diagnosis: &Diagnosis) -> Result<Option<Told>, CheckError> {
     let exit = Exit::of_status(status);
-    let worst = diagnosis.results.iter().map(|result| result.grade()).max();
+    if let Some(why) = &diagnosis.runtime_error {
+        let why = why.trim().escape_debug();
+        let meaning = match exit {
+            Exit::CouldNotRun(meaning) => format!(" (exit status {status}: {meaning})"),
+            Exit::Clean | Exit::Error | Exit::Isolate | Exit::Unknown => String::new(),
+        };
+        return Err(CheckError::Unavailable(format!(
+            "DCGM could not run its diagnostic: {why}{meaning}"
+        )));
+    }
     let contradiction = |says: &str| {
         Err(CheckError::NotUnderstood(format!(
             "dcgmi ended with {status}, which says that {says}, but its document shows none; \
              look at nv-hostengine.log and nvvs.log"
         )))
     };
-    if let Some(why) = &diagnosis.runtime_error {
-        return Err(CheckError::Unavailable(format!(
-            "DCGM could not run its diagnostic: {}{}",
-            why.trim().escape_debug(),
-            match exit {
-                Exit::CouldNotRun(meaning) => format!(" (exit status {status}: {meaning})"),
-                Exit::Clean | Exit::Error | Exit::Isolate | Exit::Unknown => String::new(),
-            }
-        )));
-    }
+    let worst = diagnosis.results.iter().map(|result| result.grade()).max();
+    let mut errors = diagnosis.results.iter().flat_map(|result| &result.errors);
     match exit {
         Exit::Clean => Ok(None),
-        Exit::Error if worst > Some(Grade::NotRun) => Ok(None),
+        // Skipped tests do not count as errors here, but they do for dcgmi if they tell why in one.
+        Exit::Error if worst > Some(Grade::NotRun) || errors.next().is_some() => Ok(None),
         Exit::Error => contradiction("a test reported an error"),
-        Exit::Isolate if worst == Some(Grade::Isolate) => Ok(None),
-        // Releases before 3.2 print no severity, and until now some errors have changed theirs: DCGM itself is believed.
+        Exit::Isolate if worst == Some(Grade::Isolate) || errors.any(counts_as_isolate) => Ok(None),
+        // Releases before 3.2 print no severity, and some errors have changed theirs since: DCGM itself is believed.
         Exit::Isolate if worst >= Some(Grade::Triage) => {
-            let detail = "dcgmi ended with 205, NVVS_ISOLATE_ERROR: at least one of its errors has severity ISOLATE";
+            let detail =
+                "dcgmi ended with 205, NVVS_ISOLATE_ERROR: one of its errors has severity ISOLATE";
             let measurement = TEST_RESULT.of(Subject::node(), Grade::Isolate.word());
             let fault = Grade::Isolate.fault();
             Ok(Some(Told::Measured(
@@ -304,4 +307,12 @@ fn conclude(status: i32, diagnosis: &Diagnosis) -> Result<Option<Told>, CheckErr
             "dcgmi ended with {status}, which no known release does; what it printed is kept as evidence"
         ))),
     }
+}
+
+/// Whether dcgmi ends with 205 for this error. It goes by the number alone, and some tests state a milder severity than
+/// their error's number has (nvbandwidth states MONITOR for 38, NVIDIA/DCGM v4.5.3); the stated one is believed.
+fn counts_as_isolate(error: &DcgmError) -> bool {
+    error
+        .known()
+        .is_some_and(|known| known.severity == Severity::Isolate)
 }

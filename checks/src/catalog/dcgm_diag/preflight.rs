@@ -1,20 +1,43 @@
 //! What has to be right before DCGM's diagnostic is started: it would run for minutes to hours and then say less clearly
-//! what is in its way.
+//! what was in its way.
 
-use crate::check::{CheckError, Recorder};
+use super::Level;
+use crate::check::{CheckError, Recorder, chain};
 use crate::host::Host;
 
 /// DCGM's daemon and the program that it starts for a diagnostic, as the kernel names them.
 const HOST_ENGINE: &str = "nv-hostengine";
 const DIAGNOSTIC: &str = "nvvs";
 
-/// Looks whether anything is in the way, and says what the run depends on.
+/// Looks whether anything is in the way, and says what could not be looked at and what the run depends on.
 ///
 /// # Errors
-/// When the diagnostic could not run, or would measure something else than idle GPUs.
-pub(super) fn run(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+/// When the diagnostic would be refused, or would measure something else than idle GPUs.
+pub(super) fn run(host: &Host, level: Level, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    engine(host, record)?;
+    let obstacles = match obstacles(host, level) {
+        Ok(obstacles) => obstacles,
+        Err(why) => {
+            return record.note(format!(
+                "could not ask beforehand whether the GPUs are free: {why}"
+            ));
+        }
+    };
+    if obstacles.is_empty() {
+        return Ok(());
+    }
+    Err(CheckError::Unavailable(format!(
+        "DCGM's diagnostic was not started: {}",
+        obstacles.join("; ")
+    )))
+}
+
+/// DCGM's own processes.
+fn engine(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     let Some(processes) = processes(host) else {
-        return record.note("could not look whether nv-hostengine or another diagnostic is running: /proc is unreadable");
+        return record.note(
+            "could not look whether nv-hostengine or another diagnostic is running: /proc is unreadable",
+        );
     };
     let running = |wanted: &str| processes.iter().find(|(_, name)| name == wanted);
     if let Some((id, _)) = running(DIAGNOSTIC) {
@@ -28,6 +51,43 @@ pub(super) fn run(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckErr
         )?;
     }
     Ok(())
+}
+
+/// What of the GPUs stands in the way, or why they could not be asked. A GPU that does not answer is not in the way: what
+/// DCGM says of it is worth hearing.
+fn obstacles(host: &Host, level: Level) -> Result<Vec<String>, String> {
+    let nvml = host.nvml().map_err(|error| chain(&error))?;
+    let count = nvml.device_count().map_err(|error| error.to_string())?;
+    let mut obstacles = Vec::new();
+    for index in 0..count {
+        let Ok(gpu) = nvml.device_by_index(index) else {
+            continue;
+        };
+        if gpu.mig_mode().is_ok_and(|mode| mode.current != 0) {
+            // nvvs refuses such a GPU (NVIDIA/DCGM, nvvs/src/NvidiaValidationSuite.cpp).
+            obstacles.push(format!(
+                "gpu{index} is divided by MIG, and the diagnostic needs whole GPUs (nvidia-smi -i {index} -mig 0 undoes it)"
+            ));
+        }
+        // Level 1 looks at software and configuration alone; the others need the GPU's memory and speed for themselves.
+        let users = if level.number() > 1 {
+            gpu.running_compute_processes().unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        for user in users {
+            let name = host.text(format!("/proc/{}/comm", user.pid));
+            let name = name.unwrap_or_else(|_| "name unknown".to_owned());
+            if name != HOST_ENGINE {
+                obstacles.push(format!(
+                    "process {} ({}) computes on gpu{index}; end it, or drain the node first",
+                    user.pid,
+                    name.escape_debug()
+                ));
+            }
+        }
+    }
+    Ok(obstacles)
 }
 
 /// Number and name of every process; those that end while they are looked at are left out.

@@ -61,11 +61,9 @@ fn of_result(result: &TestResult, level: Level) -> Vec<Told> {
             } else {
                 "not run"
             };
-            let reasons: Vec<&str> = result
-                .errors
-                .iter()
-                .map(|error| error.text.as_str())
-                .collect();
+            let errors = result.errors.iter().map(|error| error.text.as_str());
+            let info = result.info.iter().map(String::as_str);
+            let reasons: Vec<&str> = errors.chain(info).collect();
             let why = if reasons.is_empty() {
                 format!("DCGM has {word} it and does not say why")
             } else {

@@ -1,0 +1,788 @@
+//! What dhc must survive: tools, files, disks, neighbours and operators that misbehave. Each case on the built program.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start the program and look at what it left"
+)]
+
+mod common;
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Dhc, Outcome, outcome};
+use dhc_fixtures::FakeNode;
+use dhc_thresholds::{Action, Ending, Report, Status};
+
+const HEALTHY: &str = include_str!("../../fixtures/outputs/nccom_test/allr-32-ranks.txt");
+const NCCOM: &[&str] = &["--check", "nccom-local"];
+
+/// A machine whose `nccom-test` is this script.
+fn nccom(script: &str) -> Dhc {
+    Dhc::on(FakeNode::trn1_32xlarge().tool("nccom-test").runs(script))
+}
+
+#[track_caller]
+fn assert_error(outcome: &Outcome) {
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (4, (Status::Error, Action::Retry))
+    );
+}
+
+#[test]
+fn a_tool_that_ignores_sigterm_ends_within_eleven_seconds_of_its_deadline() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge().tool("nccom-test").hangs());
+    let begun = Instant::now();
+    let outcome = dhc.run(&["--check", "nccom-local", "--deadline", "1s"]);
+    // The promise: deadline + 10 s of grace + 1 s; the rest is the start of the program.
+    assert!(
+        begun.elapsed() < Duration::from_secs(1 + 10 + 1 + 2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_error(&outcome);
+    assert!(matches!(
+        outcome.check("nccom-local").record.ending,
+        Ending::TimedOut { .. }
+    ));
+}
+
+#[test]
+fn what_a_tool_leaves_running_is_killed_and_told() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let pid = dhc.state().parent().unwrap().join("pid");
+    let script = format!(
+        "(setsid sh -c 'echo $$ > {0}; exec sleep 1000' &)\nwhile ! [ -s {0} ]; do :; done\ncat <<'EOF'\n{HEALTHY}EOF",
+        pid.display()
+    );
+    let dhc = Dhc {
+        node: FakeNode::trn1_32xlarge().tool("nccom-test").runs(&script),
+        ..dhc
+    };
+    let outcome = dhc.run(NCCOM);
+    assert_eq!((outcome.exit, outcome.verdict().0), (0, Status::Pass));
+    let told = outcome.check("nccom-local").record.evidence[0]
+        .ended
+        .clone()
+        .unwrap();
+    assert!(told.contains("left running"), "{told}");
+    let survivor = std::fs::read_to_string(format!(
+        "/proc/{}/stat",
+        std::fs::read_to_string(pid).unwrap().trim()
+    ));
+    assert!(survivor.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound));
+}
+
+#[test]
+fn a_process_that_cannot_be_killed_is_left_behind_and_named() {
+    // A process of root cannot be killed by anybody else, as little as one in uninterruptible sleep by root.
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let tool = dhc.node.tools().join("nccom-test");
+    let source = dhc.state().parent().unwrap().join("tool.c");
+    std::fs::write(
+        &source,
+        "#include <unistd.h>\nint main(void) { if (setuid(0)) return 1; for (;;) pause(); }\n",
+    )
+    .unwrap();
+    let compiled = Command::new("cc")
+        .arg("-o")
+        .arg(&tool)
+        .arg(&source)
+        .status();
+    assert!(compiled.unwrap().success());
+    let folder = dhc.state().parent().unwrap().to_owned();
+    let script = format!(
+        "chown 0:0 {0} && chmod 4755 {0} && chmod 755 {1} && chmod -R a+rX {2} {3} && chmod 777 {3}",
+        tool.display(),
+        dhc.node.tools().display(),
+        dhc.node.root().parent().unwrap().display(),
+        folder.display()
+    );
+    let as_root = |command: &mut Command| command.status().unwrap().success();
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    let prepared = if is_root {
+        as_root(Command::new("sh").args(["-c", &script]))
+    } else {
+        as_root(Command::new("sudo").args(["-n", "sh", "-c", &script]))
+    };
+    assert!(
+        prepared,
+        "this test makes a program of root: run it as root or with sudo"
+    );
+    let plain = dhc.command(
+        "run",
+        &[
+            "--check",
+            "nccom-local",
+            "--deadline",
+            "1s",
+            "--format",
+            "json",
+        ],
+    );
+    let mut command = Command::new("setpriv");
+    if is_root {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    command
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin");
+    let begun = Instant::now();
+    let outcome = outcome(command.output().unwrap());
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_error(&outcome);
+    let told = outcome.check("nccom-local").record.evidence[0]
+        .ended
+        .clone()
+        .unwrap();
+    assert!(told.contains("survived SIGKILL"), "{told}");
+    let survivor = told.split_whitespace().nth(1).unwrap();
+    let kill = if is_root {
+        &["kill", "-9"][..]
+    } else {
+        &["sudo", "-n", "kill", "-9"][..]
+    };
+    assert!(as_root(
+        Command::new(kill[0]).args(&kill[1..]).arg(survivor)
+    ));
+}
+
+#[test]
+fn ten_gigabytes_of_output_cost_no_memory() {
+    let dhc = Dhc::on(
+        FakeNode::trn1_32xlarge()
+            .tool("nccom-test")
+            .floods(10_000_000_000),
+    );
+    // `time` of bash knows no memory; the kernel's count of the largest descendant does.
+    let plain = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);
+    let script = r#"import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
+sys.stdout.buffer.write(done.stdout)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(done.returncode)"#;
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", script])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    let outcome = outcome(command.output().unwrap());
+    assert_error(&outcome);
+    let peak_kib: u64 = outcome
+        .stderr
+        .lines()
+        .last()
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(peak_kib < 64 << 10, "peak memory is {peak_kib} KiB");
+    let evidence = &outcome.check("nccom-local").record.evidence[0];
+    assert_eq!((evidence.bytes, evidence.truncated), (10_000_000_000, true));
+    assert_eq!(evidence.sha256.len(), 64);
+}
+
+#[test]
+fn hostile_json_is_an_error_and_never_a_pass() {
+    let healthy = include_str!("../../fixtures/outputs/dcgmi/4.5-r4-pass.json");
+    let deep = format!(
+        "{{\"DCGM Diagnostic\": {}1{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let twice = healthy.replacen(
+        "\"DCGM Diagnostic\"",
+        "\"DCGM Diagnostic\": {}, \"DCGM Diagnostic\"",
+        1,
+    );
+    let nan = healthy.replacen("\"entity_id\" : 0", "\"entity_id\" : NaN", 1);
+    assert_ne!(nan, healthy);
+    let cases: Vec<Vec<u8>> = vec![
+        healthy.as_bytes()[..healthy.len() / 2].to_vec(),
+        healthy.as_bytes()[..healthy.len() - 3].to_vec(),
+        deep.into_bytes(),
+        twice.into_bytes(),
+        nan.into_bytes(),
+        b"{}".to_vec(),
+        b"null".to_vec(),
+        b"\xff\xfe{\"DCGM Diagnostic\": \"\xff\"}".to_vec(),
+        Vec::new(),
+    ];
+    for case in cases {
+        let outcome =
+            Dhc::on(FakeNode::p5_48xlarge().tool("dcgmi").prints(&case, 0)).check("dcgm-diag");
+        assert!(
+            matches!(outcome.verdict().0, Status::Error | Status::Unknown),
+            "{:?} for {}",
+            outcome.complaints(),
+            String::from_utf8_lossy(&case[..case.len().min(80)])
+        );
+    }
+}
+
+#[test]
+fn bytes_that_are_not_text_do_not_change_the_verdict() {
+    let outcome = nccom(&format!(
+        "printf 'a\\377\\033[2J\\000' >&2\ncat <<'EOF'\n{HEALTHY}EOF"
+    ))
+    .run(NCCOM);
+    assert_eq!((outcome.exit, outcome.verdict().0), (0, Status::Pass));
+    let stderr = &outcome.check("nccom-local").record.evidence[1];
+    assert_eq!(stderr.text, "a\\xff\\x1b[2J\\x00");
+}
+
+#[test]
+fn a_file_that_blocks_is_unknown_and_the_others_are_read() {
+    let path = "/sys/devices/virtual/neuron_device/neuron7/stats/hardware/mem_ecc_uncorrected";
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge().blocked(path));
+    let begun = Instant::now();
+    let outcome = dhc.check("neuron-sysfs");
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (3, (Status::Unknown, Action::None))
+    );
+    let unknown = outcome.findings("neuron-sysfs", Status::Unknown);
+    assert!(
+        unknown[0].subject.name == "neuron7" && unknown[0].message.contains("did not answer"),
+        "{unknown:?}"
+    );
+    let read = outcome.findings("neuron-sysfs", Status::Pass);
+    assert!(
+        read.iter()
+            .any(|finding| finding.subject.name == "neuron15")
+    );
+}
+
+/// Runs `dhc` with its state on a file system of this size of its own.
+fn on_small_disk(dhc: &Dhc, size: &str) -> std::process::Output {
+    std::fs::create_dir(dhc.state()).unwrap();
+    let plain = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);
+    let script = "mount -t tmpfs -o size=$1,mode=700 tmpfs \"$2\" && shift 2 && \"$@\"; code=$?; ls -R \"$STATE\" >&2; exit $code";
+    Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            size,
+        ])
+        .arg(dhc.state())
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env("STATE", dhc.state())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_measured() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    let output = on_small_disk(&dhc, "64k");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(
+        stderr.contains("hold space for the result") && stderr.contains("os error 28"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_disk_that_fills_up_meanwhile_still_takes_the_result() {
+    let dhc = nccom("true");
+    let fill = format!(
+        "cat /dev/zero > {}/fill 2>/dev/null\ncat <<'EOF'\n{HEALTHY}EOF",
+        dhc.state().display()
+    );
+    let dhc = Dhc {
+        node: FakeNode::trn1_32xlarge().tool("nccom-test").runs(&fill),
+        ..dhc
+    };
+    let output = on_small_disk(&dhc, "8m");
+    let outcome = outcome(output);
+    assert_eq!(
+        (outcome.exit, outcome.verdict().0),
+        (0, Status::Pass),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stderr.contains("fill") && outcome.stderr.contains("result.json"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_result_directory_that_cannot_be_reached_loses_nothing() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    let file = dhc.state().parent().unwrap().join("file");
+    std::fs::write(&file, "").unwrap();
+    let outcome = dhc.run(&[
+        "--check",
+        "nccom-local",
+        "--out",
+        file.join("below").to_str().unwrap(),
+    ]);
+    assert_eq!((outcome.exit, outcome.verdict().0), (4, Status::Pass));
+    let kept = &dhc.runs()[0];
+    assert!(
+        outcome
+            .stderr
+            .contains(&format!("kept in `{}`", kept.display())),
+        "{}",
+        outcome.stderr
+    );
+    assert!(kept.join("result.json").exists());
+}
+
+#[test]
+fn a_result_is_copied_to_where_it_is_wanted() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    let out = dhc.state().parent().unwrap().join("out");
+    assert_eq!(
+        dhc.run(&["--check", "nccom-local", "--out", out.to_str().unwrap()])
+            .exit,
+        0
+    );
+    let copy = out.join(dhc.runs()[0].file_name().unwrap());
+    let verified = Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .arg("verify")
+        .arg(&copy)
+        .output()
+        .unwrap();
+    assert!(
+        verified.status.success(),
+        "{}",
+        String::from_utf8_lossy(&verified.stderr)
+    );
+}
+
+#[test]
+fn a_clock_that_races_does_not_change_durations() {
+    let dhc = nccom(&format!("sleep 0.3\ncat <<'EOF'\n{HEALTHY}EOF"));
+    let plain = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);
+    // The wall clock runs 100,000 times too fast: a day a second.
+    let mut command = Command::new("faketime");
+    command
+        .args(["-f", "+1d x100000"])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    command
+        .env("DONT_FAKE_MONOTONIC", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let begun = Instant::now();
+    let outcome = outcome(command.output().unwrap());
+    assert_eq!((outcome.exit, outcome.verdict().0), (0, Status::Pass));
+    let took = Duration::from_millis(outcome.report.run.duration_ms);
+    assert!(
+        took >= Duration::from_millis(300) && took <= begun.elapsed(),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn sigterm_leaves_a_partial_result_within_five_seconds() {
+    let dhc = nccom("trap '' TERM; while :; do sleep 1; done");
+    let mut child = dhc
+        .command(
+            "run",
+            &["--check", "neuron-count,nccom-local", "--format", "json"],
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_journal(&dhc, 2);
+    Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
+    let begun = Instant::now();
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+    let exit = child.wait().unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    let report = Report::parse(&text).unwrap();
+    assert_eq!((exit.code(), report.complete), (Some(3), false));
+    let ending = |name: &str| {
+        report.nodes[0]
+            .checks
+            .iter()
+            .find(|check| check.check == name)
+            .unwrap()
+            .record
+            .ending
+            .clone()
+    };
+    assert_eq!(
+        (ending("neuron-count"), ending("nccom-local")),
+        (Ending::Finished, Ending::Interrupted)
+    );
+    assert!(
+        no_process_mentions(&dhc.node.tools().display().to_string()),
+        "a tool was left running"
+    );
+}
+
+#[test]
+fn sigkill_leaves_a_journal_that_can_be_judged_and_no_tool() {
+    let dhc = nccom("while :; do sleep 1; done");
+    let mut child = dhc
+        .command("run", &["--check", "neuron-count,nccom-local"])
+        .spawn()
+        .unwrap();
+    wait_for_journal(&dhc, 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .args(["judge", "--format", "json"])
+        .arg(&dhc.runs()[0])
+        .output()
+        .unwrap();
+    let judged = outcome(output);
+    assert_eq!((judged.exit, judged.report.complete), (3, false));
+    assert_eq!(judged.check("neuron-count").status, Status::Pass);
+    assert_eq!(
+        judged.check("nccom-local").record.ending,
+        Ending::Interrupted
+    );
+    let begun = Instant::now();
+    while !no_process_mentions(&dhc.node.tools().display().to_string()) {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "a tool outlived its supervisor"
+        );
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until the journal has its header and this many lines of checks that are over.
+fn wait_for_journal(dhc: &Dhc, lines: usize) {
+    let begun = Instant::now();
+    loop {
+        let text = dhc
+            .runs()
+            .first()
+            .and_then(|run| std::fs::read_to_string(run.join("journal.jsonl")).ok())
+            .unwrap_or_default();
+        let done = text.contains("\"check\":\"neuron-count\"") && text.lines().count() > lines;
+        if done && !no_process_mentions(&dhc.node.tools().display().to_string()) {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "the run did not get going: {text}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+fn no_process_mentions(text: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().flatten().all(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        // The tool itself, not dhc, which names the directory in its arguments.
+        !(line.contains(text) && line.starts_with("/bin/sh"))
+    })
+}
+
+#[test]
+fn a_second_run_on_the_node_is_told_who_holds_it() {
+    let dhc = nccom("while :; do sleep 1; done");
+    let mut first = dhc
+        .command("run", NCCOM)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while dhc.runs().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::yield_now();
+    }
+    let second = dhc.command("run", NCCOM).output().unwrap();
+    let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(second.status.code(), Some(3), "{stderr}");
+    assert!(
+        stderr.contains(&format!("process {}", first.id())),
+        "{stderr}"
+    );
+    // The lock died with its holder.
+    let third = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    let third = Dhc {
+        node: third.node,
+        ..dhc
+    };
+    assert_eq!(third.run(NCCOM).exit, 0);
+}
+
+#[test]
+fn links_in_the_way_are_not_followed() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let victim = elsewhere.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    let refused = |what: &str| {
+        let output = dhc.command("run", NCCOM).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(4),
+            "{what}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(
+            std::fs::read_to_string(&victim).unwrap(),
+            "precious",
+            "{what}"
+        );
+        assert_eq!(
+            std::fs::read_dir(elsewhere.path()).unwrap().count(),
+            1,
+            "{what} wrote elsewhere"
+        );
+    };
+    symlink(elsewhere.path(), dhc.state()).unwrap();
+    refused("the state directory is a link");
+    std::fs::remove_file(dhc.state()).unwrap();
+    std::fs::create_dir(dhc.state()).unwrap();
+    std::fs::set_permissions(dhc.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&victim, dhc.state().join("lock")).unwrap();
+    refused("the lock is a link");
+    std::fs::remove_file(dhc.state().join("lock")).unwrap();
+    symlink(elsewhere.path(), dhc.state().join("runs")).unwrap();
+    refused("the folder of runs is a link");
+    std::fs::remove_file(dhc.state().join("runs")).unwrap();
+    std::fs::set_permissions(dhc.state(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    refused("the state directory is open to all");
+}
+
+#[test]
+fn results_are_for_their_owner_alone() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    dhc.run(NCCOM);
+    for name in ["result.json", "journal.jsonl", "SHA256SUMS"] {
+        let mode = dhc.runs()[0]
+            .join(name)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn a_result_that_was_changed_is_found() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    dhc.run(NCCOM);
+    let run = &dhc.runs()[0];
+    let verify = || {
+        Command::new(env!("CARGO_BIN_EXE_dhc"))
+            .arg("verify")
+            .arg(run)
+            .output()
+            .unwrap()
+    };
+    assert_eq!(verify().status.code(), Some(0));
+    let path = run.join("result.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("pass", "fail", 1)).unwrap();
+    let output = verify();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("SHA-256 differs"));
+}
+
+#[test]
+fn a_tool_that_others_can_change_is_not_run() {
+    let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
+    let tool = dhc.node.tools().join("nccom-test");
+    std::fs::set_permissions(tool, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let outcome = dhc.run(NCCOM);
+    assert_error(&outcome);
+    assert!(dhc.node.calls("nccom-test").is_empty());
+}
+
+#[test]
+fn a_hostile_environment_stays_outside() {
+    let dhc = nccom(&format!("env >&2\ncat <<'EOF'\n{HEALTHY}EOF"));
+    let mut command = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);
+    command
+        .env("LD_PRELOAD", "/nowhere/evil.so")
+        .env("BASH_ENV", "/nowhere/evil.sh")
+        .env("NCCL_DEBUG", "INFO");
+    command
+        .env("SOME_TOKEN", "do-not-tell-anybody")
+        .env("NEURON_RT_LOG_LEVEL", "INFO");
+    let outcome = outcome(command.output().unwrap());
+    assert_eq!(outcome.verdict().0, Status::Pass);
+    let seen = &outcome.check("nccom-local").record.evidence[1].text;
+    assert!(
+        seen.contains("NCCL_DEBUG=INFO") && !seen.contains("evil") && !seen.contains("do-not-tell"),
+        "{seen}"
+    );
+    let recorded: Vec<&str> = outcome
+        .report
+        .run
+        .environment
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(recorded, ["NCCL_DEBUG", "NEURON_RT_LOG_LEVEL"]);
+}
+
+#[test]
+fn a_hostile_host_name_is_made_harmless() {
+    let node = FakeNode::trn1_32xlarge().file(
+        "/proc/sys/kernel/hostname",
+        "$(reboot); rm -rf / \u{1b}[31m\n",
+    );
+    let outcome = Dhc::on(node).check("neuron-count");
+    let name = &outcome.report.nodes[0].name;
+    assert!(
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.'),
+        "{name}"
+    );
+    assert!(
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()),
+        "{name}"
+    );
+}
+
+#[test]
+fn a_threshold_file_with_a_mistake_stops_the_run_with_line_and_column() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let file = dhc.state().parent().unwrap().join("mine.toml");
+    std::fs::write(
+        &file,
+        "schema = \"dhc.thresholds/1\"\ninstance_type = \"x\"\nlimitt = 1\n",
+    )
+    .unwrap();
+    let output = dhc
+        .command("run", &["--thresholds", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(
+        stderr.contains("mine.toml:3:1") && stderr.contains("limitt"),
+        "{stderr}"
+    );
+    assert!(dhc.runs().is_empty());
+}
+
+#[test]
+fn secrets_in_the_output_of_tools_reach_no_file() {
+    let secret = "hf_abcdefghijklmnopqrstuvwxyz";
+    let dhc = nccom(&format!(
+        "echo HF_TOKEN={secret} >&2\necho https://user:{secret}@host/ >&2\ncat <<'EOF'\n{HEALTHY}EOF"
+    ));
+    let outcome = dhc.run(NCCOM);
+    assert_eq!(outcome.verdict().0, Status::Pass);
+    for name in ["result.json", "journal.jsonl"] {
+        let text = std::fs::read_to_string(dhc.runs()[0].join(name)).unwrap();
+        assert!(
+            text.contains("[redacted]") && !text.contains("abcdefghij"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn success_without_output_is_never_a_pass() {
+    assert_error(&nccom("exit 0").run(NCCOM));
+    let dcgm = Dhc::on(FakeNode::p5_48xlarge().tool("dcgmi").prints_nothing()).check("dcgm-diag");
+    assert!(
+        matches!(dcgm.verdict().0, Status::Error | Status::Unknown),
+        "{:?}",
+        dcgm.complaints()
+    );
+}
+
+#[test]
+fn a_stale_result_is_refused_where_somebody_would_act_on_it() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    dhc.run(&["--check", "neuron-count", "--valid-for", "1ms"]);
+    dhc.run(&["--check", "neuron-count"]);
+    let judge = |dhc: &Dhc, run: usize, current: &[&str]| {
+        let mut args = vec![dhc.runs()[run].to_str().unwrap().to_owned()];
+        args.extend(current.iter().map(|word| (*word).to_owned()));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = dhc.command("judge", &args).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    assert_eq!(
+        judge(&dhc, 0, &[]).0,
+        Some(0),
+        "what is stored can always be judged"
+    );
+    let (exit, stderr) = judge(&dhc, 0, &["--current"]);
+    assert!(exit == Some(4) && stderr.contains("expired"), "{stderr}");
+    assert_eq!(judge(&dhc, 1, &["--current"]).0, Some(0));
+    let rebooted = FakeNode::trn1_32xlarge().file(
+        "/proc/sys/kernel/random/boot_id",
+        "11111111-2222-3333-4444-555555555555\n",
+    );
+    let dhc = Dhc {
+        node: rebooted,
+        ..dhc
+    };
+    let (exit, stderr) = judge(&dhc, 1, &["--current"]);
+    assert!(
+        exit == Some(4) && stderr.contains("another boot"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_stored_result_can_be_judged_by_another_table() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    assert_eq!(dhc.run(&["--check", "neuron-count"]).exit, 0);
+    let table = dhc.state().parent().unwrap().join("mine.toml");
+    let text = "schema = \"dhc.thresholds/1\"\ninstance_type = \"mine\"\n[[hardware]]\nkind = \"neuron_device\"\ncount = 17\nsource = \"t\"\n[[hardware]]\nkind = \"neuron_core\"\ncount = 32\nsource = \"t\"\n";
+    std::fs::write(&table, text).unwrap();
+    let run = dhc.runs()[0].clone();
+    let output = dhc
+        .command(
+            "judge",
+            &[
+                run.to_str().unwrap(),
+                "--thresholds",
+                table.to_str().unwrap(),
+                "--format",
+                "json",
+            ],
+        )
+        .output()
+        .unwrap();
+    let judged = outcome(output);
+    assert_eq!(
+        (judged.exit, judged.verdict()),
+        (2, (Status::Fail, Action::Reboot))
+    );
+    assert_eq!(judged.report.judged_by.instance_type, "mine");
+}
