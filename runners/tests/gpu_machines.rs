@@ -92,6 +92,19 @@ fn one_link_down_is_named() {
 }
 
 #[test]
+fn links_that_lead_nowhere_accuse_no_board_of_an_unknown_type() {
+    let bad = complaints(&look(FakeNode::of("h100-nvl")));
+    assert!(
+        bad.contains(&"warn nvlink nvlink.link_down gpu1/link17".to_owned()),
+        "{bad:?}"
+    );
+    assert!(
+        bad.iter().all(|complaint| !complaint.starts_with("fail")),
+        "{bad:?}"
+    );
+}
+
+#[test]
 fn a_gpu_that_does_not_answer_is_named_with_its_address() {
     for (machine, fault, word) in [
         ("p5.48xlarge-gpu-lost", "gpu.lost", "lost"),
