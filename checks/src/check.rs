@@ -286,6 +286,11 @@ impl<'a> Recorder<'a> {
         self.send(&Event::Progress(what.into()))
     }
 
+    /// Passes on what another recorder of the same check has written.
+    pub(crate) fn pass_on(&mut self, event: &Event) -> Result<(), CheckError> {
+        self.send(event)
+    }
+
     fn send(&mut self, event: &Event) -> Result<(), CheckError> {
         write_event(self.sink, event).map_err(CheckError::Runner)
     }

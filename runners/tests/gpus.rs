@@ -99,11 +99,10 @@ fn a_gpu_off_the_bus_is_named_and_counted_out() {
             .map(|finding| (finding.metric.as_str(), finding.subject.name.as_str()))
             .collect();
         assert_eq!(named, [("gpu.state", "gpu5"), ("gpu.count", "node")]);
-        let notes = outcome.check("gpu-count").record.notes.join("; ");
-        assert!(
-            notes.contains("0000:a8:00.0"),
-            "its address is told: {notes}"
-        );
+        let devices = &outcome.check("gpu-count").record.devices;
+        let device = devices.iter().find(|one| one.subject.name == "gpu5");
+        let bdf = device.and_then(|device| device.identity.get("bdf"));
+        assert_eq!(bdf.map(String::as_str), Some("0000:a8:00.0"));
     }
 }
 

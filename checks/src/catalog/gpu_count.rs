@@ -1,18 +1,17 @@
 //! `gpu-count`: does every GPU of the instance type answer, and in which mode?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
-use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::GpuVirtualizationMode;
-use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
+use nvml_wrapper::{Device, Nvml};
 
-use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task, chain};
+use super::gpu::{ask, budget, for_each_gpu, listed};
+use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
 use crate::host::Host;
-use crate::host::nvml::Reading;
+use crate::host::nvml::{self, Reading};
 
 const COUNT: Metric = Metric {
     name: "gpu.count",
@@ -95,39 +94,41 @@ impl InstanceCheck for GpuCount {
         &SPEC
     }
 
+    fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
+        budget(options)
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let nvml = task
-            .host
-            .nvml()
-            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
-        let failed = |error: NvmlError| {
-            CheckError::Unavailable(format!("NVML does not count its GPUs: {error}"))
-        };
-        let listed = nvml.device_count().map_err(failed)?;
-        record.measure(&LISTED, Subject::node(), listed)?;
-        if let Ok(driver) = nvml.sys_driver_version() {
-            record.note(format!("NVIDIA driver {driver}"))?;
-        }
-        let mut answering = 0_u64;
-        let mut known = BTreeSet::new();
-        for index in 0..listed {
-            let subject = Subject::gpu(index);
-            match nvml
-                .device_by_index(index)
-                .and_then(|gpu| gpu.uuid().map(|uuid| (gpu, uuid)))
-            {
-                Ok((gpu, uuid)) => {
-                    answering += 1;
-                    record.measure(&STATE, subject.clone(), "ok")?;
-                    known.extend(identity(&gpu, &subject, uuid, record)?);
-                    modes(&gpu, &subject, record)?;
-                }
-                Err(error) => silent(&subject, &error, record)?,
+        ask(task, &SPEC, record, questions)
+    }
+}
+
+fn questions(host: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    if let Ok(driver) = nvml.sys_driver_version() {
+        record.note(format!("NVIDIA driver {driver}"))?;
+    }
+    record.measure(&LISTED, Subject::node(), listed(nvml)?)?;
+    let mut answering = 0_u64;
+    let mut silent_ones = Vec::new();
+    let mut known = BTreeSet::new();
+    for_each_gpu(nvml, record, |index, gpu, record| {
+        let subject = Subject::gpu(index);
+        match gpu.and_then(|gpu| gpu.uuid().map(|uuid| (gpu, uuid))) {
+            Ok((gpu, uuid)) => {
+                answering += 1;
+                record.measure(&STATE, subject.clone(), "ok")?;
+                known.extend(identity(&gpu, &subject, uuid, record)?);
+                modes(nvml, &gpu, &subject, record)
+            }
+            Err(error) => {
+                silent(&subject, &error, record)?;
+                silent_ones.push(subject);
+                Ok(())
             }
         }
-        not_listed(&task.host, &known, listed, record)?;
-        record.measure(&COUNT, Subject::node(), answering)
-    }
+    })?;
+    on_the_bus(host, &known, &silent_ones, record)?;
+    record.measure(&COUNT, Subject::node(), answering)
 }
 
 /// Records who the GPU is and returns its PCI address.
@@ -160,7 +161,12 @@ fn identity(
 }
 
 /// Records in which mode the GPU is, and what the driver asks for.
-fn modes(gpu: &Device<'_>, subject: &Subject, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+fn modes(
+    nvml: &Nvml,
+    gpu: &Device<'_>,
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
     match Reading::of(gpu.mig_mode()) {
         Reading::Value(mig) => {
             let word = match (mig.current, mig.pending) {
@@ -187,17 +193,25 @@ fn modes(gpu: &Device<'_>, subject: &Subject, record: &mut Recorder<'_>) -> Resu
         Reading::Unsupported => {}
         Reading::Failed(why) => record.gap(&VIRTUALISATION, subject.clone(), why)?,
     }
-    recovery(gpu, subject, record)
+    recovery(nvml, gpu, subject, record)
 }
 
 /// What the driver asks for (field 230, drivers since 570).
 fn recovery(
+    nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let Some(asked) = field(gpu, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION) else {
-        return Ok(());
+    let asked = match Reading::of(nvml::field(
+        nvml,
+        gpu,
+        NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+        0,
+    )) {
+        Reading::Value(asked) => asked,
+        Reading::Unsupported => return Ok(()),
+        Reading::Failed(why) => return record.gap(&RECOVERY, subject.clone(), why),
     };
     let (word, class) = match asked {
         0 => ("none", "gpu.needs_reset"),
@@ -215,16 +229,6 @@ fn recovery(
         }
     };
     record.add(RECOVERY.of(subject.clone(), word).fault(class))
-}
-
-/// The value of a numeric field, if the GPU has it.
-pub(super) fn field(gpu: &Device<'_>, id: u32) -> Option<u64> {
-    let sample = gpu.field_values_for(&[FieldId(id)]).ok()?.pop()?.ok()?;
-    match sample.value.ok()? {
-        SampleValue::U32(value) => Some(u64::from(value)),
-        SampleValue::U64(value) => Some(value),
-        _ => None,
-    }
 }
 
 /// A GPU that does not answer: what NVML says of it decides whether it is the GPU's fault.
@@ -249,49 +253,57 @@ fn silent(
     )
 }
 
-/// GPUs on the PCI bus that NVML does not know. A lost GPU's address cannot be asked for any more, so it is only told
-/// here where NVML listed fewer GPUs than the bus has.
-fn not_listed(
+/// Gives GPUs that do not answer the address that they have on the PCI bus, and names those that NVML does not list.
+///
+/// A GPU that does not answer cannot be asked for its address. NVML counts GPUs in the order of the bus, so where as many
+/// are silent as addresses are left, the one belongs to the other.
+fn on_the_bus(
     host: &Host,
     known: &BTreeSet<String>,
-    listed: u32,
+    silent_ones: &[Subject],
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let text = |bdf: &str, file: &str| {
         host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"))
             .unwrap_or_default()
     };
+    // PCI class 03xxxx is a display controller: every NVIDIA GPU, with or without a display.
     let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
-    let gpus: Vec<String> = functions
+    let left: Vec<String> = functions
         .into_iter()
+        .filter(|bdf| !known.contains(bdf))
         .filter(|bdf| text(bdf, "vendor") == "0x10de" && text(bdf, "class").starts_with("0x03"))
         .collect();
-    let missing: Vec<&String> = gpus.iter().filter(|bdf| !known.contains(*bdf)).collect();
-    if missing.is_empty() {
+    if left.len() == silent_ones.len() {
+        for (subject, bdf) in silent_ones.iter().zip(left) {
+            record.device(subject.clone(), [("bdf", bdf)])?;
+        }
         return Ok(());
     }
-    if gpus.len() > listed as usize && known.len() == listed as usize {
-        for bdf in missing {
+    if silent_ones.is_empty() {
+        for bdf in left {
             let subject = Subject::new(Kind::Gpu, bdf.as_str());
-            record.device(subject.clone(), [("bdf", bdf.clone())])?;
+            record.device(subject.clone(), [("bdf", bdf)])?;
             let said = "it is on the PCI bus and NVML does not list it; the driver did not start it, see the kernel's log";
             record.add(STATE.of(subject, "not_listed").detail(said))?;
         }
         return Ok(());
     }
-    let addresses: Vec<&str> = missing.iter().map(|bdf| bdf.as_str()).collect();
     record.note(format!(
         "PCI addresses of GPUs that do not answer: {}",
-        addresses.join(", ")
+        left.join(", ")
     ))
 }
 
-/// NVML's `00000000:53:00.0` as everybody else writes it.
+/// NVML's `00000000:53:00.0` as the kernel writes it: the domain has four digits, or more if it needs them.
 fn short_bdf(bus_id: &str) -> String {
     let lower = bus_id.to_ascii_lowercase();
-    match lower.strip_prefix("0000") {
-        Some(short) if short.len() == "0000:53:00.0".len() => short.to_owned(),
-        _ => lower,
+    match lower.split_once(':') {
+        Some((domain, rest)) => match u32::from_str_radix(domain, 16) {
+            Ok(domain) => format!("{domain:04x}:{rest}"),
+            Err(_) => lower,
+        },
+        None => lower,
     }
 }
 
@@ -302,7 +314,7 @@ mod tests {
     #[test]
     fn nvml_s_addresses_are_written_as_the_kernel_does() {
         assert_eq!(short_bdf("00000000:B9:00.0"), "0000:b9:00.0");
-        assert_eq!(short_bdf("00010000:B9:00.0"), "00010000:b9:00.0");
+        assert_eq!(short_bdf("00010000:B9:00.0"), "10000:b9:00.0");
         assert_eq!(short_bdf("0000:B9:00.0"), "0000:b9:00.0");
     }
 }

@@ -1,5 +1,7 @@
 //! `gpu-memory`: errors of the GPUs' memory, and what the GPUs have done about them.
 
+use std::collections::BTreeMap;
+
 use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, RetirementCause};
 use nvml_wrapper::error::NvmlError;
@@ -9,8 +11,9 @@ use nvml_wrapper::sys_exports::field_id::{
 };
 use nvml_wrapper::{Device, Nvml};
 
-use super::gpu_count::field;
-use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task, chain};
+use super::gpu::{ask, budget, divided, for_each_gpu};
+use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::host::Host;
 use crate::host::nvml::{self, Reading};
 
 const fn metric(
@@ -106,6 +109,20 @@ const REMAPPED_CORRECTED: Metric = metric(
     "rows remapped because of corrected errors",
     "gpu.memory.worn",
 );
+const BANKS_EXHAUSTED: Metric = metric(
+    "gpu.remap.banks_exhausted",
+    Unit::Count,
+    Role::Context,
+    "banks of memory without a spare row left, whose next bad row cannot be remapped",
+    "gpu.memory.worn",
+);
+const REPAIR_PENDING: Metric = metric(
+    "gpu.repair.pending",
+    Unit::State,
+    Role::Judged,
+    "whether a repair of a memory channel or of a TPC waits for a reset: yes or no",
+    "gpu.needs_reset",
+);
 const RETIRED: Metric = metric(
     "gpu.retired.pages",
     Unit::Count,
@@ -141,6 +158,8 @@ model does not have is left out; what cannot be read is unknown.",
         &REMAP_FAILED,
         &REMAPPED_UNCORRECTED,
         &REMAPPED_CORRECTED,
+        &BANKS_EXHAUSTED,
+        &REPAIR_PENDING,
         &RETIRED,
         &RETIRED_PENDING,
     ],
@@ -158,24 +177,24 @@ impl InstanceCheck for GpuMemory {
         &SPEC
     }
 
-    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let nvml = task
-            .host
-            .nvml()
-            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
-        let failed = |error: NvmlError| {
-            CheckError::Unavailable(format!("NVML does not count its GPUs: {error}"))
-        };
-        for index in 0..nvml.device_count().map_err(failed)? {
-            let subject = Subject::gpu(index);
-            match nvml.device_by_index(index) {
-                Ok(gpu) => of_gpu(&nvml, &gpu, &subject, record)?,
-                // gpu-count says what is wrong with the GPU; here only its memory is unknown.
-                Err(error) => record.gap(&ECC, subject, error.to_string())?,
-            }
-        }
-        Ok(())
+    fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
+        budget(options)
     }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        ask(task, &SPEC, record, questions)
+    }
+}
+
+fn questions(_: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    for_each_gpu(nvml, record, |index, gpu, record| {
+        let subject = Subject::gpu(index);
+        match gpu {
+            Ok(gpu) => of_gpu(nvml, &gpu, &subject, record),
+            // gpu-count says what is wrong with the GPU; here only its memory is unknown.
+            Err(error) => record.gap(&ECC, subject, error.to_string()),
+        }
+    })
 }
 
 fn of_gpu(
@@ -237,23 +256,52 @@ fn of_gpu(
         Reading::Unsupported => {}
         Reading::Failed(why) => record.gap(&SRAM_THRESHOLD, subject.clone(), why)?,
     }
-    for (metric, id) in [
-        (&REMAP_PENDING, NVML_FI_DEV_REMAPPED_PENDING),
-        (&REMAP_FAILED, NVML_FI_DEV_REMAPPED_FAILURE),
-    ] {
-        if let Some(flag) = field(gpu, id) {
-            record.measure(metric, subject.clone(), yes_or_no(flag != 0))?;
-        }
-    }
-    for (metric, id) in [
-        (&REMAPPED_UNCORRECTED, NVML_FI_DEV_REMAPPED_UNC),
-        (&REMAPPED_CORRECTED, NVML_FI_DEV_REMAPPED_COR),
-    ] {
-        if let Some(rows) = field(gpu, id) {
-            record.measure(metric, subject.clone(), rows)?;
-        }
-    }
+    remapped(nvml, gpu, subject, record)?;
     retired(gpu, subject, record)
+}
+
+/// Rows remapped from Ampere on, and other repairs that newer GPUs make by themselves.
+fn remapped(
+    nvml: &Nvml,
+    gpu: &Device<'_>,
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let field = |id| Reading::of(nvml::field(nvml, gpu, id, 0));
+    let pending = field(NVML_FI_DEV_REMAPPED_PENDING);
+    if let (Reading::Unsupported, Some(why)) = (&pending, divided(gpu)) {
+        return record.gap(&REMAP_PENDING, subject.clone(), why);
+    }
+    put_flag(&REMAP_PENDING, subject, pending, record)?;
+    put_flag(
+        &REMAP_FAILED,
+        subject,
+        field(NVML_FI_DEV_REMAPPED_FAILURE),
+        record,
+    )?;
+    put(
+        &REMAPPED_UNCORRECTED,
+        subject,
+        field(NVML_FI_DEV_REMAPPED_UNC),
+        record,
+    )?;
+    put(
+        &REMAPPED_CORRECTED,
+        subject,
+        field(NVML_FI_DEV_REMAPPED_COR),
+        record,
+    )?;
+    let exhausted = nvml::banks_without_spare_rows(nvml, gpu).map(u64::from);
+    put(&BANKS_EXHAUSTED, subject, Reading::of(exhausted), record)?;
+    match Reading::of(nvml::repairs_pending(nvml, gpu)) {
+        Reading::Value(pending) => {
+            let word = yes_or_no(!pending.is_empty());
+            let measurement = REPAIR_PENDING.of(subject.clone(), word);
+            record.add(measurement.detail(pending.join(", ")))
+        }
+        Reading::Unsupported => Ok(()),
+        Reading::Failed(why) => record.gap(&REPAIR_PENDING, subject.clone(), why),
+    }
 }
 
 fn retired(
@@ -275,13 +323,8 @@ fn retired(
         Reading::of(pages.map(|pages| pages.iter().sum::<usize>() as u64)),
         record,
     )?;
-    match Reading::of(gpu.are_pages_pending_retired()) {
-        Reading::Value(pending) => {
-            record.measure(&RETIRED_PENDING, subject.clone(), yes_or_no(pending))
-        }
-        Reading::Unsupported => Ok(()),
-        Reading::Failed(why) => record.gap(&RETIRED_PENDING, subject.clone(), why),
-    }
+    let pending = Reading::of(gpu.are_pages_pending_retired()).map(u64::from);
+    put_flag(&RETIRED_PENDING, subject, pending, record)
 }
 
 fn put(
@@ -292,6 +335,20 @@ fn put(
 ) -> Result<(), CheckError> {
     match reading {
         Reading::Value(count) => record.measure(metric, subject.clone(), count),
+        Reading::Unsupported => Ok(()),
+        Reading::Failed(why) => record.gap(metric, subject.clone(), why),
+    }
+}
+
+/// A flag that NVML gives as 0 or not.
+fn put_flag(
+    metric: &Metric,
+    subject: &Subject,
+    reading: Reading<u64>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    match reading {
+        Reading::Value(flag) => record.measure(metric, subject.clone(), yes_or_no(flag != 0)),
         Reading::Unsupported => Ok(()),
         Reading::Failed(why) => record.gap(metric, subject.clone(), why),
     }

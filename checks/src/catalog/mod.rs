@@ -1,6 +1,7 @@
 //! The checks, one file each. To add one: write its file, name it here, and put it into [`CHECKS`].
 
 mod dcgm_diag;
+mod gpu;
 mod gpu_count;
 mod gpu_memory;
 mod host;

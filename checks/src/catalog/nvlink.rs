@@ -2,14 +2,23 @@
 //!
 //! DCGM's diagnostics pass with all links down (NVIDIA/DCGM issue 198), so nothing else finds a missing link.
 
-use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
+use std::collections::{BTreeMap, BTreeSet};
+
+use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_NVLINK_LINK_COUNT;
+use nvml_wrapper::sys_exports::field_id::{
+    NVML_FI_DEV_NVLINK_COUNT_BUFFER_OVERRUN_ERRORS, NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_ERRORS,
+    NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS,
+    NVML_FI_DEV_NVLINK_COUNT_LOCAL_LINK_INTEGRITY_ERRORS,
+    NVML_FI_DEV_NVLINK_COUNT_MALFORMED_PACKET_ERRORS, NVML_FI_DEV_NVLINK_COUNT_RCV_ERRORS,
+    NVML_FI_DEV_NVLINK_GET_SPEED, NVML_FI_DEV_NVLINK_LINK_COUNT,
+};
 use nvml_wrapper::{Device, Nvml};
 
-use super::gpu_count::field;
-use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task, chain};
+use super::gpu::{ask, budget, divided, for_each_gpu};
+use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::host::Host;
 use crate::host::nvml::{self, Fabric, Reading};
 
 const ACTIVE: Metric = Metric {
@@ -43,9 +52,16 @@ const REMOTE: Metric = Metric {
 const ERRORS: Metric = Metric {
     name: "nvlink.link.errors",
     unit: Unit::Count,
-    about: "errors that one NVLink has counted, by counter: replay, recovery, crc_flit, crc_data",
+    about: "errors that one NVLink has counted since the driver was loaded, by counter; of a GPU: 0 on all of its links",
     role: Role::Judged,
     fault: "nvlink.errors",
+};
+const SPEED: Metric = Metric {
+    name: "nvlink.speed",
+    unit: Unit::GigabytesPerSecond,
+    about: "speed of the slowest active NVLink of a GPU, in one direction",
+    role: Role::Context,
+    fault: "nvlink.link_down",
 };
 const FABRIC_STATE: Metric = Metric {
     name: "nvlink.fabric.state",
@@ -69,6 +85,14 @@ const FABRIC_HEALTH: Metric = Metric {
     fault: "nvlink.fabric",
 };
 
+const FABRIC_CLIQUES: Metric = Metric {
+    name: "nvlink.fabric.cliques",
+    unit: Unit::Count,
+    about: "cliques of the fabric that the GPUs of the node are in; GPUs of different ones cannot reach each other over it",
+    role: Role::Context,
+    fault: "nvlink.fabric",
+};
+
 static SPEC: Spec = Spec {
     name: "nvlink",
     about: "every NVLink of every GPU is active and free of errors, and every GPU has joined its fabric",
@@ -78,7 +102,7 @@ the number of active links with the instance type. What is at the other end, the
 recorded for each link. On NVSwitch and NVL72 systems the state and health of the fabric are read as well; a fabric that is
 not complete is a matter of fabric manager and the rack, not of this node alone. DCGM's diagnostics pass with all links
 down, so this check does not repeat them.",
-    metrics: &[&ACTIVE, &STATE, &VERSION, &REMOTE, &ERRORS, &FABRIC_STATE, &FABRIC_STATUS, &FABRIC_HEALTH],
+    metrics: &[&ACTIVE, &STATE, &VERSION, &REMOTE, &ERRORS, &SPEED, &FABRIC_STATE, &FABRIC_STATUS, &FABRIC_HEALTH, &FABRIC_CLIQUES],
     needs: Some(Hardware::NvlinkPerGpu),
     tags: &["gpu", "quick"],
     company: Company::Welcome,
@@ -88,6 +112,40 @@ down, so this check does not repeat them.",
 /// The most links that NVML can number (`NVML_NVLINK_MAX_LINKS` of its newest header).
 const LINKS_MAX: u32 = 36;
 
+/// `NVML_GPU_FABRIC_STATE_COMPLETED`
+const COMPLETED: u32 = 3;
+
+/// Error counters of a link up to Hopper.
+const COUNTERS: [(ErrorCounter, &str); 4] = [
+    (ErrorCounter::DlReplay, "replay"),
+    (ErrorCounter::DlRecovery, "recovery"),
+    (ErrorCounter::DlCrcFlit, "crc_flit"),
+    (ErrorCounter::DlCrcData, "crc_data"),
+];
+
+/// Error counters of a link from Blackwell on. Symbol errors and recoveries that succeeded are not among them: forward
+/// error correction makes them a matter of rate, not of count.
+const FIELDS: [(u32, &str); 6] = [
+    (NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_ERRORS, "effective"),
+    (
+        NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS,
+        "recovery_failed",
+    ),
+    (NVML_FI_DEV_NVLINK_COUNT_RCV_ERRORS, "receive"),
+    (
+        NVML_FI_DEV_NVLINK_COUNT_LOCAL_LINK_INTEGRITY_ERRORS,
+        "local_integrity",
+    ),
+    (
+        NVML_FI_DEV_NVLINK_COUNT_BUFFER_OVERRUN_ERRORS,
+        "buffer_overrun",
+    ),
+    (
+        NVML_FI_DEV_NVLINK_COUNT_MALFORMED_PACKET_ERRORS,
+        "malformed_packet",
+    ),
+];
+
 /// The check.
 pub(super) struct Nvlink;
 
@@ -96,118 +154,172 @@ impl InstanceCheck for Nvlink {
         &SPEC
     }
 
+    fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
+        budget(options)
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let nvml = task
-            .host
-            .nvml()
-            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
-        let failed = |error: NvmlError| {
-            CheckError::Unavailable(format!("NVML does not count its GPUs: {error}"))
-        };
-        for index in 0..nvml.device_count().map_err(failed)? {
-            match nvml.device_by_index(index) {
-                Ok(gpu) => of_gpu(&nvml, &gpu, index, record)?,
-                // gpu-count says what is wrong with the GPU; here only its links are unknown.
-                Err(error) => record.gap(&ACTIVE, Subject::gpu(index), error.to_string())?,
-            }
-        }
-        Ok(())
+        ask(task, &SPEC, record, questions)
     }
 }
 
-fn of_gpu(
+fn questions(_: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let mut cliques = BTreeSet::new();
+    for_each_gpu(nvml, record, |index, gpu, record| {
+        let subject = Subject::gpu(index);
+        let gpu = match gpu {
+            Ok(gpu) => gpu,
+            // gpu-count says what is wrong with the GPU; here only its links are unknown.
+            Err(error) => return record.gap(&ACTIVE, subject, error.to_string()),
+        };
+        links(nvml, &gpu, index, record)?;
+        match Reading::of(nvml::fabric(nvml, &gpu)) {
+            Reading::Value(fabric) => {
+                if fabric.state == COMPLETED {
+                    cliques.insert((fabric.cluster, fabric.clique));
+                }
+                of_fabric(&fabric, &subject, record)
+            }
+            Reading::Unsupported => Ok(()),
+            Reading::Failed(why) => record.gap(&FABRIC_STATE, subject, why),
+        }
+    })?;
+    if cliques.is_empty() {
+        return Ok(());
+    }
+    record.measure(&FABRIC_CLIQUES, Subject::node(), cliques.len())
+}
+
+/// The state of every link of a GPU, and the number of active ones.
+fn links(
     nvml: &Nvml,
     gpu: &Device<'_>,
     index: u32,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let subject = Subject::gpu(index);
-    let links = field(gpu, NVML_FI_DEV_NVLINK_LINK_COUNT).map_or(LINKS_MAX, |links| {
-        u32::try_from(links).unwrap_or(LINKS_MAX).min(LINKS_MAX)
-    });
-    let mut active = 0_u32;
-    let mut readable = true;
-    for link in 0..links {
+    let mut active = Vec::new();
+    for link in 0..link_count(nvml, gpu) {
+        let place = Subject::nvlink(index, link);
         match gpu.link_wrapper_for(link).is_active() {
-            Ok(is_active) => {
-                active += u32::from(is_active);
-                record.measure(
-                    &STATE,
-                    Subject::nvlink(index, link),
-                    if is_active { "active" } else { "inactive" },
-                )?;
-                if is_active {
-                    of_link(nvml, gpu, index, link, record)?;
-                }
+            Ok(true) => {
+                active.push(link);
+                record.measure(&STATE, place.clone(), "active")?;
+                other_end(nvml, gpu, link, &place, record)?;
             }
+            Ok(false) => record.measure(&STATE, place, "inactive")?,
             // Past the last link of the GPU.
             Err(NvmlError::InvalidArg) => break,
             Err(NvmlError::NotSupported) if link == 0 => {
-                record.note(format!("{subject} has no NVLink, or is divided by MIG"))?;
-                break;
+                if let Some(why) = divided(gpu) {
+                    return record.gap(&ACTIVE, subject, why);
+                }
+                let measurement = ACTIVE.of(subject, 0_u32);
+                return record
+                    .add(measurement.detail("the driver says that the GPU has no NVLink"));
             }
             Err(error) => {
-                readable = false;
-                record.gap(&STATE, Subject::nvlink(index, link), error.to_string())?;
                 // A lost GPU would say the same for each of its links.
-                break;
+                record.gap(&STATE, place, error.to_string())?;
+                return record.gap(&ACTIVE, subject, "not all links could be read");
             }
         }
     }
-    if readable {
-        record.measure(&ACTIVE, subject.clone(), active)?;
-    } else {
-        record.gap(&ACTIVE, subject.clone(), "not all links could be read")?;
-    }
-    match Reading::of(nvml::fabric(nvml, gpu)) {
-        Reading::Value(fabric) => of_fabric(&fabric, &subject, record),
-        Reading::Unsupported => Ok(()),
-        Reading::Failed(why) => record.gap(&FABRIC_STATE, subject, why),
-    }
+    record.measure(&ACTIVE, subject.clone(), active.len())?;
+    speed(nvml, gpu, &active, &subject, record)?;
+    errors(nvml, gpu, &active, &subject, record)
 }
 
-/// Version, other end and counters of an active link.
-fn of_link(
+/// How many links to ask for; a GPU that does not say is asked until it has no more.
+fn link_count(nvml: &Nvml, gpu: &Device<'_>) -> u32 {
+    let count = nvml::field(nvml, gpu, NVML_FI_DEV_NVLINK_LINK_COUNT, 0);
+    let count = count.ok().and_then(|count| u32::try_from(count).ok());
+    count.map_or(LINKS_MAX, |count| count.min(LINKS_MAX))
+}
+
+/// Version of an active link and what it leads to.
+fn other_end(
     nvml: &Nvml,
     gpu: &Device<'_>,
-    index: u32,
     link: u32,
+    place: &Subject,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let wrapper = gpu.link_wrapper_for(link);
-    let subject = Subject::nvlink(index, link);
     if let Ok(version) = wrapper.version() {
-        record.measure(&VERSION, subject.clone(), version)?;
+        record.measure(&VERSION, place.clone(), version)?;
     }
-    if let Ok(kind) = nvml::remote_kind(nvml, gpu, link) {
-        let word = match kind {
-            0 => "gpu",
-            1 => "npu",
-            2 => "switch",
-            _ => "unknown",
-        };
-        let remote = wrapper
-            .remote_pci_info()
-            .map(|pci| pci.bus_id)
-            .unwrap_or_default();
-        record.add(REMOTE.of(subject, word).detail(remote))?;
-    }
-    for (counter, name) in [
-        (ErrorCounter::DlReplay, "replay"),
-        (ErrorCounter::DlRecovery, "recovery"),
-        (ErrorCounter::DlCrcFlit, "crc_flit"),
-        (ErrorCounter::DlCrcData, "crc_data"),
-    ] {
-        let place = Subject::new(
-            dhc_thresholds::Kind::Nvlink,
-            format!("gpu{index}/link{link}/{name}"),
-        );
-        match Reading::of(wrapper.error_counter(counter)) {
-            // Four zeros for each of 144 links say nothing.
-            Reading::Value(0) | Reading::Unsupported => {}
-            Reading::Value(count) => record.measure(&ERRORS, place, count)?,
-            Reading::Failed(why) => record.gap(&ERRORS, place, why)?,
+    let Ok(kind) = nvml::remote_kind(nvml, gpu, link) else {
+        return Ok(());
+    };
+    let word = match kind {
+        0 => "gpu",
+        1 => "npu",
+        2 => "switch",
+        _ => "unknown",
+    };
+    let remote = wrapper.remote_pci_info().map(|pci| pci.bus_id);
+    record.add(
+        REMOTE
+            .of(place.clone(), word)
+            .detail(remote.unwrap_or_default()),
+    )
+}
+
+/// The speed of the slowest of the active links.
+fn speed(
+    nvml: &Nvml,
+    gpu: &Device<'_>,
+    active: &[u32],
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let of_link = |link: &u32| nvml::field(nvml, gpu, NVML_FI_DEV_NVLINK_GET_SPEED, *link).ok();
+    let slowest = active.iter().filter_map(of_link).min();
+    let Some(megabytes_per_second) = slowest.and_then(|speed| u32::try_from(speed).ok()) else {
+        return Ok(());
+    };
+    let gigabytes_per_second = f64::from(megabytes_per_second) / 1000.0;
+    record.measure(&SPEED, subject.clone(), gigabytes_per_second)
+}
+
+/// What the active links have counted: each counter that is not 0 by itself, or 0 for the GPU if all that it has are.
+fn errors(
+    nvml: &Nvml,
+    gpu: &Device<'_>,
+    active: &[u32],
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let mut zeros = 0;
+    let mut others = 0;
+    for link in active {
+        let wrapper = gpu.link_wrapper_for(*link);
+        let old = COUNTERS
+            .into_iter()
+            .map(|(counter, name)| (name, wrapper.error_counter(counter)));
+        let new = FIELDS
+            .into_iter()
+            .map(|(id, name)| (name, nvml::field(nvml, gpu, id, *link)));
+        for (name, reading) in old.chain(new) {
+            let place = Subject::new(Kind::Nvlink, format!("{subject}/link{link}/{name}"));
+            match Reading::of(reading) {
+                Reading::Value(0) => zeros += 1,
+                Reading::Unsupported => {}
+                Reading::Value(count) => {
+                    others += 1;
+                    record.measure(&ERRORS, place, count)?;
+                }
+                Reading::Failed(why) => {
+                    others += 1;
+                    record.gap(&ERRORS, place, why)?;
+                }
+            }
         }
+    }
+    if zeros > 0 && others == 0 {
+        let said = format!("{zeros} counters");
+        record.add(ERRORS.of(subject.clone(), 0_u32).detail(said))?;
     }
     Ok(())
 }
@@ -231,7 +343,7 @@ fn of_fabric(
         }
     };
     record.measure(&FABRIC_STATE, subject.clone(), state)?;
-    if fabric.state != 3 {
+    if fabric.state != COMPLETED {
         return Ok(());
     }
     record.measure(&FABRIC_STATUS, subject.clone(), fabric.status)?;

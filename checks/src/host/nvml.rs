@@ -1,4 +1,4 @@
-//! NVIDIA's management library: loaded at run time, and two calls that nvml-wrapper has no safe form of.
+//! NVIDIA's management library: loaded at run time, and the calls that nvml-wrapper has no safe or no right form of.
 
 use std::mem::size_of;
 
@@ -41,6 +41,15 @@ pub enum Reading<T> {
 }
 
 impl<T> Reading<T> {
+    /// With what `f` makes of the value.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Reading<U> {
+        match self {
+            Reading::Value(value) => Reading::Value(f(value)),
+            Reading::Unsupported => Reading::Unsupported,
+            Reading::Failed(why) => Reading::Failed(why),
+        }
+    }
+
     /// What an answer means.
     pub fn of(answer: Result<T, NvmlError>) -> Self {
         match answer {
@@ -175,9 +184,7 @@ pub fn sram(nvml: &Nvml, gpu: &Device<'_>) -> Result<Sram, NvmlError> {
         status.version = size_of::<sys::nvmlEccSramErrorStatus_t>() as u32 | 1 << 24;
         (call(gpu.handle(), &raw mut status), status)
     };
-    if code != sys::nvmlReturn_enum_NVML_SUCCESS {
-        return Err(error(code));
-    }
+    nvml_wrapper::error::nvml_try(code)?;
     Ok(Sram {
         threshold_exceeded: status.bThresholdExceeded != 0,
         volatile_uncorrected: status
@@ -187,6 +194,96 @@ pub fn sram(nvml: &Nvml, gpu: &Device<'_>) -> Result<Sram, NvmlError> {
             .aggregateUncParity
             .saturating_add(status.aggregateUncSecDed),
     })
+}
+
+/// A numeric field of a GPU, or of one of its links where the field has a scope (nvml.h, `NVML_FI_*`).
+///
+/// nvml-wrapper asks for fields without a scope, so that it knows the fields of the first link alone.
+///
+/// # Errors
+/// What NVML answers to the call or for the field; a field that is not a whole number is an unexpected variant.
+#[expect(
+    unsafe_code,
+    reason = "nvml-wrapper has no form of this call with a scope"
+)]
+pub fn field(nvml: &Nvml, gpu: &Device<'_>, id: u32, scope: u32) -> Result<u64, NvmlError> {
+    let call = nvml
+        .lib()
+        .nvmlDeviceGetFieldValues
+        .as_ref()
+        .map_err(|_| NvmlError::FunctionNotFound)?;
+    // SAFETY: all fields are integers or a union of numbers, for which zero is a value; the handle is of this library,
+    // and NVML is told that there is one field to fill in.
+    let (code, field) = unsafe {
+        let mut field: sys::nvmlFieldValue_t = std::mem::zeroed();
+        field.fieldId = id;
+        field.scopeId = scope;
+        (call(gpu.handle(), 1, &raw mut field), field)
+    };
+    nvml_wrapper::error::nvml_try(code)?;
+    nvml_wrapper::error::nvml_try(field.nvmlReturn)?;
+    let unexpected = || NvmlError::UnexpectedVariant(field.valueType);
+    // SAFETY: `valueType` says which member of the union NVML has written.
+    unsafe {
+        match field.valueType {
+            sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT => Ok(field.value.uiVal.into()),
+            sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG => Ok(field.value.ulVal),
+            sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG => Ok(field.value.ullVal),
+            sys::nvmlValueType_enum_NVML_VALUE_TYPE_SIGNED_LONG_LONG => {
+                u64::try_from(field.value.sllVal).map_err(|_| unexpected())
+            }
+            sys::nvmlValueType_enum_NVML_VALUE_TYPE_SIGNED_INT => {
+                u64::try_from(field.value.siVal).map_err(|_| unexpected())
+            }
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// How many banks of a GPU's memory have no spare row left, so that the next bad row of theirs cannot be remapped.
+///
+/// # Errors
+/// What NVML answers.
+#[expect(unsafe_code, reason = "nvml-wrapper has no safe form of this call")]
+pub fn banks_without_spare_rows(nvml: &Nvml, gpu: &Device<'_>) -> Result<u32, NvmlError> {
+    let call = nvml
+        .lib()
+        .nvmlDeviceGetRowRemapperHistogram
+        .as_ref()
+        .map_err(|_| NvmlError::FunctionNotFound)?;
+    // SAFETY: all fields are integers, for which zero is a value; the handle is of this library.
+    let (code, histogram) = unsafe {
+        let mut histogram: sys::nvmlRowRemapperHistogramValues_t = std::mem::zeroed();
+        (call(gpu.handle(), &raw mut histogram), histogram)
+    };
+    nvml_wrapper::error::nvml_try(code)?;
+    Ok(histogram.none)
+}
+
+/// Which repairs of a GPU wait for a reset: of memory channels, of TPCs.
+///
+/// # Errors
+/// What NVML answers.
+#[expect(unsafe_code, reason = "nvml-wrapper has no safe form of this call")]
+pub fn repairs_pending(nvml: &Nvml, gpu: &Device<'_>) -> Result<Vec<&'static str>, NvmlError> {
+    let call = nvml
+        .lib()
+        .nvmlDeviceGetRepairStatus
+        .as_ref()
+        .map_err(|_| NvmlError::FunctionNotFound)?;
+    // SAFETY: as for `fabric`.
+    let (code, status) = unsafe {
+        let mut status: sys::nvmlRepairStatus_t = std::mem::zeroed();
+        status.version = size_of::<sys::nvmlRepairStatus_t>() as u32 | 1 << 24;
+        (call(gpu.handle(), &raw mut status), status)
+    };
+    nvml_wrapper::error::nvml_try(code)?;
+    let all = [
+        (status.bChannelRepairPending, "memory channel"),
+        (status.bTpcRepairPending, "TPC"),
+    ];
+    let pending = all.into_iter().filter(|(flag, _)| *flag != 0);
+    Ok(pending.map(|(_, what)| what).collect())
 }
 
 /// What is at the other end of an NVLink: 0 a GPU, 1 an IBM NPU, 2 a switch, 255 unknown.
