@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subject, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::host::Host;
+use crate::host::{Host, sandbox};
 
 /// All that is known of a check without running it.
 #[derive(Debug)]
@@ -99,9 +99,27 @@ pub struct Task {
     pub state: Option<PathBuf>,
     /// How long the check has, so that it can stop its tools in time to say so.
     pub deadline: Duration,
+    /// Whether the check has a process to itself and gives up its privileges before it reads a tool's output.
+    #[serde(default)]
+    pub confined: bool,
 }
 
 impl Task {
+    /// Gives up, for good, all that reading a text does not need; to be called when the last tool has ended and before
+    /// anything that it printed is looked at.
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn confine(&self, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        if !self.confined {
+            return Ok(());
+        }
+        record.note(format!(
+            "output was read with privileges given up: {}",
+            sandbox::enter()
+        ))
+    }
+
     /// The value of an option of `spec`: the user's or the default.
     ///
     /// # Panics

@@ -72,6 +72,7 @@ impl Bench {
             options: self.options.clone(),
             state: None,
             deadline: self.deadline,
+            confined: false,
         };
         let mut lines = Vec::new();
         run(find("dcgm-diag").unwrap(), &task, &mut lines).unwrap();

@@ -146,6 +146,7 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
         options,
         state: orders.readings.clone(),
         deadline,
+        confined: true,
     };
     let progress = |what: &str| watcher.progress(name, what);
     supervise::measure(&orders.program, name, &task, orders.stop, &progress)

@@ -22,8 +22,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// A check that hangs in itself gets this long beyond its deadline to say so; then it is killed.
 const LATE: Duration = Duration::from_millis(500);
 
-/// A check that is ending a tool gets this long beyond its deadline: ten seconds between SIGTERM and SIGKILL for the
-/// tool ([`dhc_checks::host::GRACE`]), and a little to reap it and report. The whole promise is deadline + 11 s.
+/// A check that is ending a tool gets this long beyond its deadline: the tool's grace ([`dhc_checks::host::GRACE`]), and
+/// time to reap it and to report. The whole promise is deadline + 11 s.
 const ENDING_A_TOOL: Duration = Duration::from_millis(10_900);
 
 /// How long a killed child may take to go. One in uninterruptible sleep never goes; it is left behind.

@@ -624,6 +624,19 @@ fn a_tool_that_others_can_change_is_not_run() {
 }
 
 #[test]
+fn what_a_tool_printed_is_read_without_privileges() {
+    let nccom = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF")).run(NCCOM);
+    let dcgm = Dhc::on(FakeNode::p5_48xlarge().tool("dcgmi").prints("{}", 0)).check("dcgm-diag");
+    for (outcome, check) in [(nccom, "nccom-local"), (dcgm, "dcgm-diag")] {
+        let notes = outcome.check(check).record.notes.join("; ");
+        assert!(
+            notes.contains("unprivileged user on, system call filter on"),
+            "{check}: {notes}"
+        );
+    }
+}
+
+#[test]
 fn a_hostile_environment_stays_outside() {
     let dhc = nccom(&format!("env >&2\ncat <<'EOF'\n{HEALTHY}EOF"));
     let mut command = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);

@@ -106,6 +106,7 @@ impl InstanceCheck for NccomLocal {
             .host
             .exec(&command)
             .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+        task.confine(record)?;
         for evidence in output.evidence(TOOL) {
             record.evidence(evidence)?;
         }

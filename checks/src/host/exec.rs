@@ -22,8 +22,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Host, redact};
 
-/// Between SIGTERM and SIGKILL; nextest and systemd's users have found ten seconds enough to clean up.
-pub const GRACE: Duration = Duration::from_secs(10);
+/// Between SIGTERM and SIGKILL. Users of nextest have found ten seconds enough to clean up; one less, so that what is to be
+/// told of a killed tool is told before ten seconds are over, on a busy machine as well.
+pub const GRACE: Duration = Duration::from_secs(9);
 
 /// How long a process may take to go after SIGKILL; one in uninterruptible sleep may never go.
 const GONE: Duration = Duration::from_millis(300);

@@ -7,6 +7,7 @@ mod neuron;
 pub mod nvml;
 mod readings;
 pub mod redact;
+pub mod sandbox;
 mod system;
 
 use std::collections::BTreeMap;

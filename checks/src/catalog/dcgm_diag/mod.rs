@@ -143,6 +143,7 @@ impl InstanceCheck for DcgmDiag {
             level.number()
         ))?;
         let output = run(task, level)?;
+        task.confine(record)?;
         for evidence in output.evidence(TOOL) {
             record.evidence(evidence)?;
         }
