@@ -98,6 +98,7 @@ fn listen(
     // The thread ends with the pipe. A grandchild that keeps the pipe open keeps only this thread, not the run.
     std::thread::spawn(move || read_lines(stdout, &sender));
     let mut last = None;
+    let mut busy = begun;
     loop {
         match lines.recv_timeout(TICK) {
             Ok(Line::Event(event)) => {
@@ -121,7 +122,11 @@ fn listen(
             return Ending::Interrupted;
         }
         let late = begun.elapsed().saturating_sub(deadline);
-        if late > ENDING_A_TOOL || (late > LATE && !has_children(child.id())) {
+        if late > LATE && has_children(child.id()) {
+            busy = Instant::now();
+        }
+        // A process that is just ending has lost its children before it is seen to end, so it must be alone for a while.
+        if late > ENDING_A_TOOL || (late > LATE && busy.elapsed() > LATE) {
             kill(child, Signal::KILL);
             let after = begun.elapsed().as_millis();
             return Ending::TimedOut {

@@ -63,10 +63,9 @@ fn what_a_tool_leaves_running_is_killed_and_told() {
     };
     let outcome = dhc.run(NCCOM);
     assert_eq!((outcome.exit, outcome.verdict().0), (0, Status::Pass));
-    let told = outcome.check("nccom-local").record.evidence[0]
-        .ended
-        .clone()
-        .unwrap();
+    let record = &outcome.check("nccom-local").record;
+    assert!(!record.evidence.is_empty(), "{record:?}");
+    let told = record.evidence[0].ended.clone().unwrap();
     assert!(told.contains("left running"), "{told}");
     let survivor = std::fs::read_to_string(format!(
         "/proc/{}/stat",
@@ -139,10 +138,9 @@ fn a_process_that_cannot_be_killed_is_left_behind_and_named() {
         begun.elapsed()
     );
     assert_error(&outcome);
-    let told = outcome.check("nccom-local").record.evidence[0]
-        .ended
-        .clone()
-        .unwrap();
+    let record = &outcome.check("nccom-local").record;
+    assert!(!record.evidence.is_empty(), "{record:?}");
+    let told = record.evidence[0].ended.clone().unwrap();
     assert!(told.contains("survived SIGKILL"), "{told}");
     let survivor = told.split_whitespace().nth(1).unwrap();
     let kill = if is_root {
