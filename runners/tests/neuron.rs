@@ -7,6 +7,7 @@ use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Action, Ending, Status};
 
 const HEALTHY: &str = include_str!("../../fixtures/outputs/nccom_test/allr-32-ranks.txt");
+const JSON: &str = include_str!("../../fixtures/outputs/nccom_test/allr-32-ranks.json");
 const FAILED: &str = include_str!("../../fixtures/outputs/nccom_test/failed-row.txt");
 const NO_DRIVER: &str = include_str!("../../fixtures/outputs/nccom_test/no-driver.txt");
 
@@ -160,7 +161,7 @@ fn failed_work_counts_from_the_last_reading_on() {
 }
 
 #[test]
-fn an_all_reduce_that_works_passes_and_its_bandwidths_are_converted() {
+fn an_all_reduce_that_works_passes_and_its_bandwidths_are_computed() {
     let outcome = nccom(
         FakeNode::trn1_32xlarge()
             .tool("nccom-test")
@@ -175,7 +176,40 @@ fn an_all_reduce_that_works_passes_and_its_bandwidths_are_converted() {
         .iter()
         .find(|found| found.metric == "nccom.allreduce.busbw" && found.at.bytes == Some(1 << 30))
         .unwrap();
-    assert!((largest.value.number().unwrap() - 94.52 * 1.073_741_824).abs() < 1e-9);
+    // 1 GiB in 20,500 us over 32 cores.
+    let busbw = 1_073.741_824 / 20.5 * 62.0 / 32.0;
+    assert!((largest.value.number().unwrap() - busbw).abs() < 1e-9);
+}
+
+#[test]
+fn the_json_file_of_nccom_test_is_held_against_its_table() {
+    let tool = || FakeNode::trn1_32xlarge().tool("nccom-test");
+    let flag = "--report-to-json-file";
+    let outcome = nccom(tool().reports(HEALTHY, flag, JSON));
+    assert_eq!(outcome.exit, 0, "{:?}", outcome.complaints());
+    let kept = &outcome.check("nccom-local").record.evidence;
+    assert!(kept.iter().any(|kept| kept.name == "nccom-test.report"));
+    for lie in [
+        JSON.replace("1048576", "2097152"),
+        "{".to_owned(),
+        String::new(),
+    ] {
+        let outcome = nccom(tool().reports(HEALTHY, flag, lie));
+        assert_eq!(outcome.verdict(), (Status::Error, Action::Retry));
+    }
+}
+
+#[test]
+fn an_older_nccom_test_is_asked_without_its_json_file() {
+    let script = format!(
+        "case \"$*\" in *--report-to-json-file*) \
+         echo 'nccom-test: error: unrecognized arguments: --report-to-json-file' >&2; exit 2;; esac\n\
+         cat <<'EOF'\n{HEALTHY}EOF"
+    );
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge().tool("nccom-test").runs(&script));
+    let outcome = dhc.run(&["--check", "nccom-local"]);
+    assert_eq!(outcome.exit, 0, "{:?}", outcome.complaints());
+    assert_eq!(dhc.node.calls("nccom-test").len(), 2);
 }
 
 #[test]

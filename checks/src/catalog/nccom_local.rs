@@ -10,7 +10,7 @@ use crate::check::{
 };
 use crate::format::nccom_test;
 use crate::format::neuron_sysfs::physical_per_logical;
-use crate::host::{Command, Ended};
+use crate::host::{Command, Ended, Output};
 
 const FAILED_SIZES: Metric = Metric {
     name: "nccom.allreduce.failed_sizes",
@@ -67,6 +67,9 @@ second. That the tool is missing, cannot reach the driver or prints something el
 
 const TOOL: &str = "nccom-test";
 
+/// Where newer versions write their rows once more, for programs.
+const JSON_FLAG: &str = "--report-to-json-file";
+
 /// The check.
 pub(super) struct NccomLocal;
 
@@ -95,6 +98,7 @@ impl InstanceCheck for NccomLocal {
         }
         record.measure(&RANKS, Subject::node(), ranks)?;
         record.progress(format!("all-reduce over {ranks} cores"))?;
+        let all_ranks = ranks;
         let ranks = ranks.to_string();
         let command = Command::new(TOOL, task.deadline)
             .args([
@@ -102,10 +106,18 @@ impl InstanceCheck for NccomLocal {
                 "fp32",
             ])
             .args(["--check", "--non-interactive", "allr"]);
-        let output = task
-            .host
-            .exec(&command)
-            .map_err(|error| CheckError::Unavailable(chain(&error)))?;
+        let run = |command: &Command| {
+            let output = task.host.exec(command);
+            output.map_err(|error| CheckError::Unavailable(chain(&error)))
+        };
+        let mut output = run(&command.clone().report_to(JSON_FLAG))?;
+        if refuses_json(&output) {
+            record.note(format!(
+                "this {TOOL} does not know {JSON_FLAG}; its table alone is read"
+            ))?;
+            let begun = output.duration;
+            output = run(&command.within(task.deadline.saturating_sub(begun)))?;
+        }
         task.confine(record)?;
         for evidence in output.evidence(TOOL) {
             record.evidence(evidence)?;
@@ -131,7 +143,12 @@ impl InstanceCheck for NccomLocal {
                 )));
             }
         };
-        self.record(&table, &output.ended, record)
+        // Rows that failed stand in the table alone.
+        if let Some(file) = output.report.as_ref().filter(|_| table.failed.is_empty()) {
+            nccom_test::compare(&file.kept(), &table)
+                .map_err(|error| CheckError::NotUnderstood(error.to_string()))?;
+        }
+        self.record(&table, all_ranks, &output.ended, record)
     }
 }
 
@@ -139,6 +156,7 @@ impl NccomLocal {
     fn record(
         &self,
         table: &nccom_test::Table,
+        ranks: u32,
         ended: &Ended,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
@@ -150,16 +168,10 @@ impl NccomLocal {
         let all = || Subject::new(Kind::NeuronDevice, "neuron cores");
         for row in &table.rows {
             record.add(TIME.of(all(), row.time_us).at_bytes(row.bytes))?;
-            record.add(
-                ALGBW
-                    .of(all(), row.algbw.gigabytes_per_second())
-                    .at_bytes(row.bytes),
-            )?;
-            record.add(
-                BUSBW
-                    .of(all(), row.busbw.gigabytes_per_second())
-                    .at_bytes(row.bytes),
-            )?;
+            let algbw = ALGBW.of(all(), row.algbw_gb_per_s());
+            record.add(algbw.at_bytes(row.bytes))?;
+            let busbw = BUSBW.of(all(), row.all_reduce_busbw_gb_per_s(ranks));
+            record.add(busbw.at_bytes(row.bytes))?;
         }
         let mut failed = FAILED_SIZES.of(Subject::node(), table.failed.len());
         if let Some(first) = table.failed.first() {
@@ -172,6 +184,15 @@ impl NccomLocal {
         }
         Ok(())
     }
+}
+
+/// Whether an older version stopped at the option that it does not know, as Python's argparse tells.
+fn refuses_json(output: &Output) -> bool {
+    let said = [output.stdout.kept(), output.stderr.kept()].concat();
+    output.ended != Ended::Exited(0)
+        && String::from_utf8_lossy(&said)
+            .lines()
+            .any(|line| line.contains("unrecognized arguments") && line.contains(JSON_FLAG))
 }
 
 /// The logical cores to use: the user's number, or all that the driver shows.

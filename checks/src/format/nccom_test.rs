@@ -3,22 +3,24 @@
 //! Shape: AWS Neuron SDK, "NCCOM-TEST User Guide". The columns are named in a header line and vary with options; a row
 //! can hold a failure instead of figures; the last line is the average, or how many errors there were.
 //!
-//! Its `GB/s` are 2³⁰ bytes a second, unlike nccl-tests' (1 GiB in 41,806 us is printed as 23.92): hence
-//! [`GibibytesPerSecond`].
+//! What its `GB/s` means changed with its versions: 2³⁰ bytes a second (1 GiB in 41,806 us printed as 23.92) or 10⁹
+//! (512 KiB in 23.11 us printed as 22.69), both under the same heading. So a bandwidth is computed here from bytes and
+//! time, and the printed one only has to agree with it in one of the two units.
+//!
+//! With `--report-to-json-file` it also writes the rows that it could measure into a file, with the column headings as
+//! keys.
+
+use serde_json::Value;
+
+use super::json;
 
 /// How many rows are read; a sweep from 8 B to 64 GiB in powers of two has 34.
 const ROWS_MAX: usize = 10_000;
 
-/// 2³⁰ bytes a second.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct GibibytesPerSecond(pub f64);
-
-impl GibibytesPerSecond {
-    /// In 10⁹ bytes a second.
-    pub fn gigabytes_per_second(self) -> f64 {
-        self.0 * 1.073_741_824
-    }
-}
+/// The headings that matter; that of the time changed when percentiles came.
+const SIZE: &str = "size(B)";
+const TIMES: [&str; 2] = ["time:avg(us)", "time(us)"];
+const ALGBW: &str = "algbw(GB/s)";
 
 /// One message size.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,10 +29,28 @@ pub struct Row {
     pub bytes: u64,
     /// Average time of one operation in microseconds.
     pub time_us: f64,
-    /// Algorithm bandwidth: bytes over time.
-    pub algbw: GibibytesPerSecond,
-    /// Bus bandwidth: what a link carries.
-    pub busbw: GibibytesPerSecond,
+}
+
+impl Row {
+    /// Algorithm bandwidth in 10⁹ bytes a second: bytes over time.
+    pub fn algbw_gb_per_s(&self) -> f64 {
+        self.bytes as f64 / self.time_us / 1e3
+    }
+
+    /// Bus bandwidth of an all-reduce over `ranks` in 10⁹ bytes a second: what each rank's link carries, `2(n − 1)/n`
+    /// times the algorithm bandwidth (nccl-tests, `doc/PERFORMANCE.md`).
+    pub fn all_reduce_busbw_gb_per_s(&self, ranks: u32) -> f64 {
+        let ranks = f64::from(ranks.max(1));
+        self.algbw_gb_per_s() * 2.0 * (ranks - 1.0) / ranks
+    }
+
+    /// Whether a printed bandwidth is that of the row in one of the two units, as exactly as it is printed: with two
+    /// digits behind the point, from a time that was itself rounded.
+    fn agrees_with(&self, printed: f64) -> bool {
+        let decimal = self.algbw_gb_per_s();
+        let close = |computed: f64| (printed - computed).abs() <= 0.006 + 0.02 * computed;
+        close(decimal) || close(decimal / 1.073_741_824)
+    }
 }
 
 /// A message size that could not be measured.
@@ -69,6 +89,20 @@ pub enum NccomError {
     /// A row cannot be read.
     #[error("nccom-test printed a row that is not one: `{0}`")]
     Malformed(String),
+    /// Bytes over time is not the bandwidth that is printed beside them.
+    #[error("size, time and algbw contradict each other in this row of nccom-test: `{0}`")]
+    Contradiction(String),
+    /// Its JSON file cannot be read.
+    #[error("the JSON file of nccom-test cannot be read: {0}")]
+    Json(String),
+    /// Its JSON file has no rows where they should be.
+    #[error(
+        "the JSON file of nccom-test holds no list `results` of rows with `size(B)`, a time and `algbw(GB/s)`"
+    )]
+    NoResults,
+    /// Its JSON file tells another story than its table.
+    #[error("nccom-test wrote other rows into its JSON file than it printed")]
+    TwoStories,
 }
 
 /// Where the columns are that matter.
@@ -77,7 +111,6 @@ struct Columns {
     size: usize,
     time: usize,
     algbw: usize,
-    busbw: usize,
 }
 
 /// Reads the table (all tables, where several streams ran).
@@ -119,15 +152,45 @@ pub fn read(text: &str) -> Result<Table, NccomError> {
     }
 }
 
+/// Reads the JSON file of `--report-to-json-file` and holds it against the table that was printed in the same run.
+///
+/// # Errors
+/// When it is not such a file, or its rows are not those of the table.
+pub fn compare(file: &[u8], table: &Table) -> Result<(), NccomError> {
+    let document = json::document(file).map_err(|error| NccomError::Json(error.to_string()))?;
+    let results = document
+        .get("results")
+        .and_then(Value::as_array)
+        .ok_or(NccomError::NoResults)?;
+    let rows: Option<Vec<Row>> = results.iter().map(json_row).collect();
+    let rows = rows.ok_or(NccomError::NoResults)?;
+    // Times are the same text in both places, so they are compared exactly.
+    if rows == table.rows {
+        Ok(())
+    } else {
+        Err(NccomError::TwoStories)
+    }
+}
+
+fn json_row(row: &Value) -> Option<Row> {
+    let time = TIMES.iter().find_map(|name| row.get(*name)?.as_f64())?;
+    let found = Row {
+        bytes: row.get(SIZE)?.as_u64()?,
+        time_us: time,
+    };
+    found
+        .agrees_with(row.get(ALGBW)?.as_f64()?)
+        .then_some(found)
+}
+
 fn columns_of(line: &str) -> Option<Columns> {
     let names: Vec<&str> = line.split_whitespace().collect();
     let place = |wanted: &[&str]| names.iter().position(|name| wanted.contains(name));
     Some(Columns {
         all: names.len(),
-        size: place(&["size(B)"])?,
-        time: place(&["time:avg(us)", "time(us)", "time:p50(us)"])?,
-        algbw: place(&["algbw(GB/s)"])?,
-        busbw: place(&["busbw(GB/s)"])?,
+        size: place(&[SIZE])?,
+        time: place(&TIMES)?,
+        algbw: place(&[ALGBW])?,
     })
 }
 
@@ -163,16 +226,13 @@ fn row(line: &str, columns: &Columns, table: &mut Table) -> Result<(), NccomErro
             .ok()
             .filter(|number: &f64| number.is_finite() && *number >= 0.0)
     };
-    let figures = number(columns.time)
+    let (time_us, algbw) = number(columns.time)
         .zip(number(columns.algbw))
-        .zip(number(columns.busbw));
-    let ((time_us, algbw), busbw) = figures.ok_or_else(malformed)?;
-    let row = Row {
-        bytes,
-        time_us,
-        algbw: GibibytesPerSecond(algbw),
-        busbw: GibibytesPerSecond(busbw),
-    };
+        .ok_or_else(malformed)?;
+    let row = Row { bytes, time_us };
+    if time_us == 0.0 || !row.agrees_with(algbw) {
+        return Err(NccomError::Contradiction(quote(line)));
+    }
     // A mismatch found by --check stands behind the figures.
     match cells.get(columns.all..).filter(|rest| !rest.is_empty()) {
         Some(rest) => table.failed.push(FailedRow {
@@ -198,6 +258,7 @@ mod tests {
     use super::*;
 
     const HEALTHY: &str = include_str!("../../../fixtures/outputs/nccom_test/allr-32-ranks.txt");
+    const JSON: &str = include_str!("../../../fixtures/outputs/nccom_test/allr-32-ranks.json");
     const PERCENTILES: &str =
         include_str!("../../../fixtures/outputs/nccom_test/allr-percentiles.txt");
     const FAILED: &str = include_str!("../../../fixtures/outputs/nccom_test/failed-row.txt");
@@ -208,21 +269,48 @@ mod tests {
         let table = read(HEALTHY).unwrap();
         assert_eq!((table.rows.len(), table.failed.len()), (5, 0));
         let last = table.rows[4];
-        assert_eq!(
-            (last.bytes, last.time_us, last.busbw),
-            (1 << 30, 20_500.0, GibibytesPerSecond(94.52))
-        );
-        assert_eq!(
-            read(PERCENTILES).unwrap().rows[0].algbw,
-            GibibytesPerSecond(0.11)
-        );
+        assert_eq!((last.bytes, last.time_us), (1 << 30, 20_500.0));
+        assert_eq!(read(PERCENTILES).unwrap().rows[0].time_us, 9.10);
     }
 
     #[test]
-    fn its_gigabytes_are_gibibytes() {
-        let row = read(HEALTHY).unwrap().rows[4];
-        let bytes_per_second = 1_073_741_824.0 / (row.time_us / 1e6);
-        assert!((row.algbw.gigabytes_per_second() * 1e9 / bytes_per_second - 1.0).abs() < 0.001);
+    fn a_bandwidth_is_bytes_over_time_in_whatever_unit_it_is_printed() {
+        let binary = "size(B) count(elems) type time(us) algbw(GB/s) busbw(GB/s)\n\
+                      1073741824 268435456 fp32 41806 23.92 47.09\nAvg bus bandwidth: 1.0GB/s\n";
+        for text in [binary.to_owned(), binary.replace("23.92", "25.68")] {
+            let row = read(&text).unwrap().rows[0];
+            assert!((row.algbw_gb_per_s() - 25.684).abs() < 0.001);
+            assert!((row.all_reduce_busbw_gb_per_s(64) - 50.565).abs() < 0.001);
+        }
+        assert!(matches!(
+            read(&binary.replace("23.92", "205.4")),
+            Err(NccomError::Contradiction(_))
+        ));
+    }
+
+    #[test]
+    fn the_json_file_has_to_tell_what_the_table_tells() {
+        let table = read(HEALTHY).unwrap();
+        assert_eq!(compare(JSON.as_bytes(), &table), Ok(()));
+        let other = JSON.replace("2105.33", "210.533");
+        assert_eq!(
+            compare(other.as_bytes(), &table),
+            Err(NccomError::NoResults)
+        );
+        let shorter = Table {
+            rows: table.rows[..4].to_vec(),
+            failed: Vec::new(),
+        };
+        assert_eq!(
+            compare(JSON.as_bytes(), &shorter),
+            Err(NccomError::TwoStories)
+        );
+        for cut in 0..JSON.trim_end().len() {
+            assert!(
+                compare(&JSON.as_bytes()[..cut], &table).is_err(),
+                "cut at {cut}"
+            );
+        }
     }
 
     #[test]
@@ -269,6 +357,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,300}") {
             drop(read(&text));
+            drop(compare(text.as_bytes(), &Table::default()));
             drop(read(&format!("size(B) count(elems) type time(us) algbw(GB/s) busbw(GB/s)\n{text}")));
         }
     }

@@ -49,6 +49,7 @@ pub struct Command {
     environment: BTreeMap<String, String>,
     deadline: Duration,
     grace: Duration,
+    report_flag: Option<String>,
 }
 
 impl Command {
@@ -60,6 +61,7 @@ impl Command {
             environment: BTreeMap::new(),
             deadline,
             grace: GRACE,
+            report_flag: None,
         }
     }
 
@@ -81,9 +83,21 @@ impl Command {
         self
     }
 
+    /// With another deadline.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
     /// With another time between SIGTERM and SIGKILL.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// With this option and a file for the tool to write, which becomes [`Output::report`].
+    pub fn report_to(mut self, flag: impl Into<String>) -> Self {
+        self.report_flag = Some(flag.into());
         self
     }
 
@@ -170,6 +184,8 @@ pub struct Output {
     pub stdout: Captured,
     /// What it wrote on standard error.
     pub stderr: Captured,
+    /// What it wrote into the file of [`Command::report_to`], if it wrote one.
+    pub report: Option<Captured>,
     /// Whether something that it had started outlived it and had to be killed.
     pub leaked: bool,
     /// How long it ran.
@@ -198,6 +214,7 @@ impl Output {
         let empty = self.stderr.total_bytes == 0;
         let mut all = vec![of("stdout", &self.stdout)];
         all.extend((!empty).then(|| of("stderr", &self.stderr)));
+        all.extend(self.report.as_ref().map(|report| of("report", report)));
         all
     }
 }
@@ -267,9 +284,12 @@ impl Host {
     pub fn exec(&self, command: &Command) -> Result<Output, ExecError> {
         let path = self.find(&command.program)?;
         adopt_orphans();
+        let report = command.report_flag.as_deref().and_then(ReportFile::new);
+        let mut line = command.line();
+        line.extend(report.iter().flat_map(ReportFile::args));
         let begun = Instant::now();
         let mut child = self
-            .start(&path, command)
+            .start(&path, &line[1..], command)
             .map_err(|error| ExecError::NotStarted { path, error })?;
         let mut pipes = [
             Pipe::new(child.stdout.take().expect("stdout was asked for")),
@@ -303,9 +323,10 @@ impl Host {
             ended,
             stdout,
             stderr,
+            report: report.and_then(ReportFile::read),
             leaked: left,
             duration: begun.elapsed(),
-            line: command.line(),
+            line,
         })
     }
 
@@ -347,11 +368,11 @@ impl Host {
 
     #[expect(unsafe_code, reason = "what a child does between fork and exec")]
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
-    fn start(&self, path: &Path, command: &Command) -> std::io::Result<Child> {
+    fn start(&self, path: &Path, args: &[String], command: &Command) -> std::io::Result<Child> {
         let supervisor = rustix::process::getpid();
         let mut process = std::process::Command::new(path);
         process
-            .args(&command.args)
+            .args(args)
             .env_clear()
             .env(
                 "PATH",
@@ -571,6 +592,58 @@ fn asleep_in(id: u32) -> String {
     }
 }
 
+/// A file for the tool to write, in a directory that nobody else can enter and that goes with this value.
+struct ReportFile {
+    flag: String,
+    folder: tempfile::TempDir,
+}
+
+impl ReportFile {
+    /// None where no such directory can be made: the tool then runs without, and what it prints has to do.
+    fn new(flag: &str) -> Option<Self> {
+        let folder = tempfile::Builder::new().prefix("dhc-").tempdir().ok()?;
+        Some(ReportFile {
+            flag: flag.to_owned(),
+            folder,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("report")
+    }
+
+    fn args(&self) -> [String; 2] {
+        [self.flag.clone(), self.path().display().to_string()]
+    }
+
+    /// What the tool wrote, its beginning only where it is too long; the digest is of what is kept.
+    fn read(self) -> Option<Captured> {
+        use rustix::fs::{Mode, OFlags};
+        // The tool may have put a link or a pipe there instead.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(self.path(), flags, Mode::empty()).ok()?;
+        let file = std::fs::File::from(file);
+        let whole = file.metadata().ok()?;
+        if !whole.is_file() {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        file.take(2 * KEPT_BYTES as u64)
+            .read_to_end(&mut bytes)
+            .ok()?;
+        Some(Captured {
+            total_bytes: whole.len().max(bytes.len() as u64),
+            sha256: hex(Sha256::digest(&bytes).as_slice()),
+            head: bytes,
+            tail: Vec::new(),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One of the tool's outputs while it runs.
 struct Pipe {
     source: Option<Source>,
@@ -649,12 +722,7 @@ impl Pipe {
     fn finish(mut self) -> Captured {
         let excess = self.captured.tail.len().saturating_sub(KEPT_BYTES);
         self.captured.tail.drain(..excess);
-        self.captured.sha256 = self
-            .digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        self.captured.sha256 = hex(self.digest.finalize().as_slice());
         self.captured
     }
 }
