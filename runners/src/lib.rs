@@ -4,6 +4,7 @@ pub mod cli;
 pub mod explain;
 pub mod imds;
 pub mod journal;
+pub mod live;
 pub mod machine;
 pub mod plan;
 pub mod render;

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
@@ -23,11 +23,10 @@ use dhc_runners::cli::{Cli, Command, Document, Format, MachineArgs, RunArgs, Thr
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
 use dhc_runners::render::{self, Paper};
-use dhc_runners::run::{self, Orders, Watcher};
+use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store, StoreError};
-use dhc_runners::{Exit, explain, imds, journal, tables};
+use dhc_runners::{Exit, explain, imds, journal, live, tables};
 use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile};
-use indicatif::{ProgressBar, ProgressStyle};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -220,7 +219,7 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         readings: Some(store.readings()?),
         stop: &STOP,
     };
-    let watcher = watcher();
+    let watcher = live::watcher();
     let (report, journal_broken) = run::node(&orders, run, &mut journal, watcher.as_ref());
     drop(watcher);
 
@@ -413,83 +412,4 @@ fn state(args: &MachineArgs, environment: &BTreeMap<String, String>) -> Result<P
         .or_else(|| Some(absolute("HOME")?.join(".local/state")))
         .map(|state| state.join("dhc"))
         .ok_or_else(|| "neither XDG_STATE_HOME nor HOME names a directory; say where to keep results with --state".into())
-}
-
-/// Somebody to tell how it goes: a live line on a terminal, nobody otherwise.
-fn watcher() -> Box<dyn Watcher> {
-    if std::io::stderr().is_terminal() {
-        Box::new(Live::new())
-    } else {
-        Box::new(Silent)
-    }
-}
-
-struct Silent;
-
-impl Watcher for Silent {
-    fn begins(&self, _: &str, _: Duration) {}
-    fn progress(&self, _: &str, _: &str) {}
-    fn ends(&self, _: &CheckReport) {}
-}
-
-/// One line on standard error: what is under way, for how long, and how long it usually takes.
-struct Live {
-    line: ProgressBar,
-    under_way: Mutex<Vec<(String, Duration, String)>>,
-}
-
-impl Live {
-    fn new() -> Live {
-        let line = ProgressBar::new_spinner();
-        line.set_style(
-            ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}")
-                .expect("the template is sound"),
-        );
-        line.enable_steady_tick(Duration::from_millis(200));
-        Live {
-            line,
-            under_way: Mutex::new(Vec::new()),
-        }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Vec<(String, Duration, String)>)) {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .expect("no holder of this lock panics");
-        change(&mut under_way);
-        let text = under_way.iter().map(|(check, expected, what)| {
-            let what = if what.is_empty() {
-                String::new()
-            } else {
-                format!(": {what}")
-            };
-            format!("{check}{what} (usually {} s)", expected.as_secs().max(1))
-        });
-        self.line.set_message(text.collect::<Vec<_>>().join(", "));
-    }
-}
-
-impl Watcher for Live {
-    fn begins(&self, check: &str, expected: Duration) {
-        self.change(|under_way| under_way.push((check.to_owned(), expected, String::new())));
-    }
-
-    fn progress(&self, check: &str, what: &str) {
-        self.change(|under_way| {
-            if let Some(entry) = under_way.iter_mut().find(|entry| entry.0 == check) {
-                what.clone_into(&mut entry.2);
-            }
-        });
-    }
-
-    fn ends(&self, report: &CheckReport) {
-        self.change(|under_way| under_way.retain(|entry| entry.0 != report.check));
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.line.finish_and_clear();
-    }
 }

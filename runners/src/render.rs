@@ -6,6 +6,10 @@ use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, S
 /// How many findings of one check are spelled out; the result holds them all.
 const FINDINGS_MAX: usize = 8;
 
+/// Columns of a table that no terminal limits, and the fewest that a table is squeezed into.
+const PLAIN_WIDTH: u16 = 160;
+const NARROWEST: u16 = 40;
+
 /// Whether the text goes to a terminal, which decides on colour and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paper {
@@ -35,8 +39,15 @@ fn node_text(node: &NodeReport, report: &Report, paper: Paper) -> String {
         presets::NOTHING
     });
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if paper == Paper::Plain {
-        table.set_width(160).force_no_tty();
+    match paper {
+        Paper::Plain => {
+            table.set_width(PLAIN_WIDTH).force_no_tty();
+        }
+        // Some terminals say that they have no columns at all.
+        Paper::Terminal => {
+            let width = table.width().filter(|width| *width >= NARROWEST);
+            table.set_width(width.unwrap_or(PLAIN_WIDTH));
+        }
     }
     table.set_header(["check", "status", "time", "what was found"]);
     for check in &node.checks {

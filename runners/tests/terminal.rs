@@ -1,0 +1,139 @@
+//! What people see: colours and progress on a terminal, neither in a pipe, and what `dhc` says of itself.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start the program and look at what it prints"
+)]
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::Dhc;
+use dhc_fixtures::FakeNode;
+use dhc_thresholds::{Ending, Status};
+
+const HEALTHY: &str = include_str!("../../fixtures/outputs/nccom_test/allr-32-ranks.txt");
+
+/// A machine whose `nccom-test` takes its time.
+fn slow() -> Dhc {
+    let script = format!("sleep 1\ncat <<'EOF'\n{HEALTHY}EOF");
+    Dhc::on(FakeNode::trn1_32xlarge().tool("nccom-test").runs(&script))
+}
+
+/// What the command leaves on a terminal (of util-linux's `script`).
+fn on_a_terminal(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line: Vec<String> = words
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let output = Command::new("script")
+        .args(["-qec", &line.join(" "), "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_terminal_gets_colours_and_sees_what_is_under_way() {
+    let dhc = slow();
+    let seen = on_a_terminal(&dhc.command("run", &["--check", "nccom-local"]));
+    assert!(
+        seen.contains("nccom-local: all-reduce over 32 cores (usually 180 s)"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("\x1b[38;5;10m") || seen.contains("\x1b[32m"),
+        "{seen:?}"
+    );
+    let verdict = seen.rfind("PASS").unwrap();
+    let last_of_progress = seen.rfind("usually").unwrap();
+    assert!(last_of_progress < verdict, "{seen:?}");
+}
+
+#[test]
+fn a_pipe_gets_neither_colours_nor_progress() {
+    let dhc = slow();
+    let output = dhc
+        .command("run", &["--check", "nccom-local"])
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("nccom-local"), "{stdout}");
+    assert!(!stdout.contains('\x1b'), "{stdout:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("usually"), "{stderr:?}");
+}
+
+#[test]
+fn json_is_alone_on_standard_output_even_on_a_terminal() {
+    let dhc = slow();
+    let command = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);
+    let seen = on_a_terminal(&command);
+    let document = &seen[seen.find("{\"schema\"").or(seen.find("{\r\n")).unwrap()..];
+    let end = document.rfind('}').unwrap();
+    assert!(dhc_thresholds::Report::parse(&document.as_bytes()[..=end]).is_ok());
+}
+
+#[test]
+fn the_deadline_of_a_run_ends_it_early_and_says_so() {
+    let node = FakeNode::trn1_32xlarge().tool("nccom-test").hangs();
+    let outcome = Dhc::on(node).run(&[
+        "--check",
+        "nccom-local",
+        "--check",
+        "fabric-loopback",
+        "--run-deadline",
+        "1s",
+    ]);
+    let ending = |check: &str| outcome.check(check).record.ending.clone();
+    assert!(matches!(ending("nccom-local"), Ending::TimedOut { .. }));
+    assert_eq!(ending("fabric-loopback"), Ending::Interrupted);
+    assert_eq!(outcome.verdict().0, Status::Error);
+    assert!(!outcome.report.complete);
+}
+
+/// Exit status and output of `dhc` with these arguments.
+fn dhc(args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .args(args)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), stdout)
+}
+
+#[test]
+fn every_check_and_every_fault_class_is_explained() {
+    for check in dhc_checks::catalog::CHECKS {
+        let spec = check.spec();
+        let (exit, text) = dhc(&["explain", spec.name]);
+        assert_eq!(exit, Some(0), "{}", spec.name);
+        for metric in spec.metrics {
+            assert!(
+                text.contains(metric.name),
+                "{} of {}",
+                metric.name,
+                spec.name
+            );
+            let (exit, text) = dhc(&["explain", metric.fault]);
+            assert_eq!(exit, Some(0), "{}", metric.fault);
+            assert!(text.contains(metric.fault));
+        }
+    }
+    assert_eq!(dhc(&["explain", "gpu.lsot"]).0, Some(64));
+}
+
+#[test]
+fn shells_and_man_learn_what_dhc_can_do() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (exit, text) = dhc(&["completions", shell]);
+        assert_eq!(exit, Some(0));
+        assert!(text.contains("run-deadline"), "{shell}");
+    }
+    assert!(dhc(&["man"]).1.contains(".SH"));
+}
