@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use dhc_thresholds::{Report, Status};
+
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -99,4 +101,28 @@ fn every_built_in_table_is_sound_and_found_by_its_name() {
         count += 1;
     }
     assert!(count > 60, "{count} tables");
+}
+
+/// One result of each major version of the schema is kept as it was written, for ever.
+#[test]
+fn a_result_of_the_first_schema_is_still_read_and_judged_alike() {
+    let path = top().join("thresholds/tests/reports/v1/one-link-down.json");
+    let kept = Report::parse(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(kept.status, Status::Fail);
+    let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .args(["judge", "--format", "json"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let judged = Report::parse(&output.stdout).unwrap();
+    let faults = |report: &Report| {
+        let faults = report.nodes[0].faults.iter();
+        faults
+            .map(|fault| (fault.class.clone(), fault.finding.subject.name.clone()))
+            .collect::<Vec<_>>()
+    };
+    let link = ("nvlink.link_down".to_owned(), "gpu3/link6".to_owned());
+    assert!(faults(&kept).contains(&link));
+    assert_eq!(faults(&judged), faults(&kept));
 }
