@@ -5,3 +5,4 @@ pub mod check;
 pub mod format;
 pub mod host;
 pub mod loopback;
+pub mod rank;

@@ -1,0 +1,138 @@
+//! What dhc and the ranks of one launch say to each other.
+//!
+//! A rank gets its [`RankTask`] as one JSON argument and writes [`RankLine`]s, one JSON object a line, on standard
+//! output. The launcher carries them: no port is opened, nothing is written to a shared file system. Lines are short,
+//! since launchers cut longer ones (Slurm's stdio messages hold 1,024 bytes).
+
+use serde::{Deserialize, Serialize};
+
+/// The longest line that a rank writes, in bytes.
+pub const LINE_MAX: usize = 900;
+
+/// What a rank is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankTask {
+    /// The work.
+    pub work: Work,
+    /// When the rank ends itself, in milliseconds from its start: whatever has become of dhc, nothing is left behind.
+    pub deadline_ms: u64,
+    /// How often it gives a sign of life, in milliseconds.
+    pub beat_ms: u64,
+}
+
+/// What ranks can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Say [`RankLine::Hello`] and go, without MPI.
+    RollCall,
+    /// All-reduce buffers of host memory over MPI.
+    AllReduce(Sweep),
+}
+
+/// Which message sizes, and how long for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// The smallest message, in bytes; a multiple of 4, since the elements are 32-bit floating point numbers.
+    pub bytes_min: u64,
+    /// The largest message, in bytes; each size is twice the one before.
+    pub bytes_max: u64,
+    /// How long the iterations of one size may take together, in milliseconds.
+    pub size_ms: u64,
+    /// When no further size is begun, in milliseconds from the first.
+    pub sweep_ms: u64,
+}
+
+/// How far a rank has come. In this order, so that the rank that is furthest behind is the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The process has started.
+    Started,
+    /// It is inside `MPI_Init`.
+    Init,
+    /// MPI works; it waits for the others at the first barrier.
+    Barrier,
+    /// It is inside a collective.
+    Collective,
+    /// It has done all its work and is leaving.
+    Done,
+}
+
+/// Where a rank is: what it was last seen doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    /// The phase.
+    pub phase: Phase,
+    /// How many collectives it has entered.
+    pub entered: u64,
+}
+
+/// One message size, measured on all ranks. Times are those of one all-reduce in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizeLine {
+    /// Message size in bytes.
+    pub bytes: u64,
+    /// Ranks that took part.
+    pub ranks: u32,
+    /// Iterations that were timed.
+    pub iterations: u64,
+    /// Iterations whose result was compared with what it has to be, on every rank.
+    pub verified: u64,
+    /// Elements of these results that were wrong, on all ranks together.
+    pub wrong: u64,
+    /// The rank that saw most wrong elements, if any.
+    pub wrong_rank: Option<u32>,
+    /// Mean over the ranks of each rank's mean: the latency that OSU's benchmarks print.
+    pub mean_us: f64,
+    /// Median over all ranks' medians.
+    pub p50_us: f64,
+    /// The greatest of the ranks' 99th percentiles.
+    pub p99_us: f64,
+    /// The shortest and the longest iteration on any rank.
+    pub min_us: f64,
+    /// See `min_us`.
+    pub max_us: f64,
+    /// The rank with the greatest mean, and that mean.
+    pub slowest: (u32, f64),
+    /// The rank with the least mean, and that mean.
+    pub fastest: (u32, f64),
+}
+
+/// One line of a rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankLine {
+    /// The process has started.
+    Hello {
+        /// Its rank, as the launcher told it; before MPI works nobody else knows.
+        rank: u32,
+        /// The host name.
+        host: String,
+        /// The boot of that host.
+        boot: String,
+        /// Its process id there.
+        pid: u32,
+    },
+    /// A sign of life, or a step forward.
+    At {
+        /// The rank.
+        rank: u32,
+        /// Where it is.
+        progress: Progress,
+    },
+    /// What MPI is and says of itself (from rank 0).
+    Library {
+        /// Its version line, cut.
+        version: String,
+    },
+    /// One size was measured (from rank 0).
+    Size(SizeLine),
+    /// The rank could not go on.
+    Failed {
+        /// The rank.
+        rank: u32,
+        /// Why.
+        error: String,
+    },
+}

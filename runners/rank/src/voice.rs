@@ -1,0 +1,114 @@
+//! What a rank tells the outside, and the thread that tells it while the rank waits inside MPI.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dhc_checks::rank::{LINE_MAX, Phase, Progress, RankLine};
+
+const PHASES: [Phase; 5] = [
+    Phase::Started,
+    Phase::Init,
+    Phase::Barrier,
+    Phase::Collective,
+    Phase::Done,
+];
+
+/// How a rank ends at its deadline (as `timeout` of the GNU core utilities does), and when nobody listens.
+const AT_DEADLINE: i32 = 124;
+const NOBODY_LISTENS: i32 = 125;
+
+/// The rank's mouth. Cheap to clone; the thread of [`Voice::watch`] holds one.
+#[derive(Clone)]
+pub(crate) struct Voice(Arc<Shared>);
+
+struct Shared {
+    begun: Instant,
+    rank: AtomicU32,
+    phase: AtomicU32,
+    entered: AtomicU64,
+}
+
+impl Voice {
+    pub(crate) fn begin(rank: u32) -> Voice {
+        Voice(Arc::new(Shared {
+            begun: Instant::now(),
+            rank: AtomicU32::new(rank),
+            phase: AtomicU32::new(0),
+            entered: AtomicU64::new(0),
+        }))
+    }
+
+    pub(crate) fn rank(&self) -> u32 {
+        self.0.rank.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_rank(&self, rank: u32) {
+        self.0.rank.store(rank, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hello(&self) {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        self.say(&RankLine::Hello {
+            rank: self.rank(),
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            pid: std::process::id(),
+        });
+    }
+
+    /// The rank has come to this phase, and says so before it goes on: what follows may hang.
+    pub(crate) fn reach(&self, phase: Phase) {
+        let place = PHASES.iter().position(|known| *known == phase);
+        let place = place.and_then(|place| u32::try_from(place).ok());
+        self.0.phase.store(place.unwrap_or(0), Ordering::Relaxed);
+        self.say(&self.here());
+    }
+
+    /// The rank enters one more collective. Only the thread of [`Voice::watch`] tells, since telling costs time.
+    pub(crate) fn enters(&self) {
+        self.0.entered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn here(&self) -> RankLine {
+        let phase = self.0.phase.load(Ordering::Relaxed) as usize;
+        RankLine::At {
+            rank: self.rank(),
+            progress: Progress {
+                phase: PHASES[phase.min(PHASES.len() - 1)],
+                entered: self.0.entered.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    /// Tells where the rank is every `beat` from now on, and ends the process at `deadline` whatever the rank waits for.
+    pub(crate) fn watch(&self, beat: Duration, deadline: Duration) {
+        let voice = self.clone();
+        std::thread::spawn(move || {
+            loop {
+                let left = deadline.saturating_sub(voice.0.begun.elapsed());
+                std::thread::sleep(beat.min(left));
+                if voice.0.begun.elapsed() >= deadline {
+                    std::process::exit(AT_DEADLINE);
+                }
+                voice.say(&voice.here());
+            }
+        });
+    }
+
+    /// Writes a line in one piece. When nobody reads any more the rank has no reason to stay.
+    pub(crate) fn say(&self, line: &RankLine) {
+        let mut text = serde_json::to_vec(line).unwrap_or_default();
+        if text.len() > LINE_MAX {
+            return;
+        }
+        text.push(b'\n');
+        if std::io::stdout().lock().write_all(&text).is_err() {
+            std::process::exit(NOBODY_LISTENS);
+        }
+    }
+}
