@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subject, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::group::Group;
 use crate::host::{Host, sandbox};
 
 /// All that is known of a check without running it.
@@ -86,6 +87,77 @@ pub trait InstanceCheck: Sync {
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError>;
 }
 
+/// A check of several nodes together.
+pub trait ClusterCheck: Sync {
+    /// What is known of it without running it.
+    fn spec(&self) -> &'static Spec;
+
+    /// How long one group may take with these options; `quick` is a group that looks for a culprit.
+    fn budget(&self, options: &BTreeMap<String, String>, quick: bool) -> Budget;
+
+    /// The metric that says how fast a group was; groups of a run are compared by it.
+    fn plateau(&self) -> &'static str;
+
+    /// Measures one collective over `group`. Called on the whole cluster and on parts of it, several at once on
+    /// different nodes: assume no size and keep no state.
+    ///
+    /// # Errors
+    /// When the collective did not come to its end; what became of each node is recorded before.
+    fn measure(
+        &self,
+        task: &Task,
+        group: &Group,
+        record: &mut Recorder<'_>,
+    ) -> Result<(), CheckError>;
+}
+
+/// A check of either level.
+#[derive(Clone, Copy)]
+pub enum Check {
+    /// Of one node alone.
+    Instance(&'static dyn InstanceCheck),
+    /// Of several nodes together.
+    Cluster(&'static dyn ClusterCheck),
+    /// Inferred by the runner from what the others measured.
+    Inferred(&'static Spec),
+}
+
+impl Check {
+    /// What is known of it without running it.
+    pub fn spec(self) -> &'static Spec {
+        match self {
+            Check::Instance(check) => check.spec(),
+            Check::Cluster(check) => check.spec(),
+            Check::Inferred(spec) => spec,
+        }
+    }
+
+    /// How long it may take with its default options.
+    pub fn budget(self) -> Option<Budget> {
+        match self {
+            Check::Instance(check) => Some(check.budget(&BTreeMap::new())),
+            Check::Cluster(check) => Some(check.budget(&BTreeMap::new(), false)),
+            Check::Inferred(_) => None,
+        }
+    }
+
+    /// The check, if it is one of a node alone.
+    pub fn instance(self) -> Option<&'static dyn InstanceCheck> {
+        match self {
+            Check::Instance(check) => Some(check),
+            Check::Cluster(_) | Check::Inferred(_) => None,
+        }
+    }
+
+    /// The check, if it is one of several nodes.
+    pub fn cluster(self) -> Option<&'static dyn ClusterCheck> {
+        match self {
+            Check::Cluster(check) => Some(check),
+            Check::Instance(_) | Check::Inferred(_) => None,
+        }
+    }
+}
+
 /// What a check is given. It travels as JSON to the process that runs the check.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
@@ -102,6 +174,9 @@ pub struct Task {
     /// Whether the check has a process to itself and gives up its privileges before it reads a tool's output.
     #[serde(default)]
     pub confined: bool,
+    /// The nodes to measure together; there for cluster checks alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
 }
 
 impl Task {
@@ -318,10 +393,17 @@ impl<'a> Recorder<'a> {
 ///
 /// # Errors
 /// When `sink` cannot be written to; all else is told in the last line.
-pub fn run(check: &dyn InstanceCheck, task: &Task, sink: &mut dyn Write) -> std::io::Result<()> {
+pub fn run(check: Check, task: &Task, sink: &mut dyn Write) -> std::io::Result<()> {
     let begun = Instant::now();
     let mut record = Recorder::new(check.spec(), sink);
-    let last = match check.measure(task, &mut record) {
+    let measured = match (check, &task.group) {
+        (Check::Instance(check), None) => check.measure(task, &mut record),
+        (Check::Cluster(check), Some(group)) => check.measure(task, group, &mut record),
+        _ => Err(CheckError::Unavailable(
+            "the check was not given the nodes that it needs, or some that it does not".to_owned(),
+        )),
+    };
+    let last = match measured {
         Ok(()) => Event::Finished,
         Err(CheckError::Runner(error)) => return Err(error),
         Err(CheckError::TimedOut(what)) => {

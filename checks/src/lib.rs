@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod check;
 pub mod format;
+pub mod group;
 pub mod host;
 pub mod loopback;
 pub mod rank;

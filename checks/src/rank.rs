@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::group::StepId;
+
 /// The longest line that a rank writes, in bytes.
 pub const LINE_MAX: usize = 900;
 
@@ -113,6 +115,9 @@ pub enum RankLine {
         boot: String,
         /// Its process id there.
         pid: u32,
+        /// The step of Slurm that it belongs to, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepId>,
     },
     /// A sign of life, or a step forward.
     At {

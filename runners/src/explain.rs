@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use dhc_checks::catalog::{self, CHECKS};
-use dhc_checks::check::InstanceCheck;
+use dhc_checks::check::Check;
 use dhc_thresholds::{Fault, Faults, Role, built_in};
 
 use crate::tables::{self, Chosen};
@@ -80,9 +80,8 @@ pub fn topic(name: &str) -> Option<String> {
         .or_else(|| Faults::built_in().get(name).map(fault))
 }
 
-fn check(check: &dyn InstanceCheck) -> String {
+fn check(check: Check) -> String {
     let spec = check.spec();
-    let budget = check.budget(&std::collections::BTreeMap::new());
     let mut text = format!(
         "{}: {}\n\n{}\n\n",
         spec.name,
@@ -96,14 +95,16 @@ fn check(check: &dyn InstanceCheck) -> String {
         &mut text,
         format_args!("applies to: {needs}\ntags: {}\n", spec.tags.join(", ")),
     );
-    push(
-        &mut text,
-        format_args!(
-            "usually takes {} s, stopped after {} s\n",
-            budget.expected.as_secs().max(1),
-            budget.deadline.as_secs()
-        ),
-    );
+    if let Some(budget) = check.budget() {
+        push(
+            &mut text,
+            format_args!(
+                "usually takes {} s, stopped after {} s\n",
+                budget.expected.as_secs().max(1),
+                budget.deadline.as_secs()
+            ),
+        );
+    }
     if !spec.options.is_empty() {
         text.push_str("\noptions (--set CHECK.OPTION=VALUE):\n");
         for option in spec.options {

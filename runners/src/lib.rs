@@ -5,6 +5,7 @@ pub mod explain;
 pub mod imds;
 pub mod journal;
 pub mod live;
+pub mod localise;
 pub mod machine;
 pub mod plan;
 pub mod render;

@@ -178,7 +178,12 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         tags: args.tags,
         skip: args.skip,
     };
-    let plan = plan::instance_level(CHECKS, &chosen.table, &machine.there, &selection)?;
+    let plan = plan::instance_level(
+        &plan::instance_checks(CHECKS),
+        &chosen.table,
+        &machine.there,
+        &selection,
+    )?;
 
     let id = ulid::Ulid::new().to_string();
     let store = Store::open(&state(&args.machine, &environment)?, &id)?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use dhc_checks::check::InstanceCheck;
+use dhc_checks::check::{Check, InstanceCheck};
 use dhc_thresholds::{Hardware, Table};
 
 /// Which checks the user wants.
@@ -35,6 +35,11 @@ pub struct UnknownWord {
     word: String,
     checks: String,
     tags: String,
+}
+
+/// Those of the checks that are of one node alone.
+pub fn instance_checks(checks: &[Check]) -> Vec<&'static dyn InstanceCheck> {
+    checks.iter().filter_map(|check| check.instance()).collect()
 }
 
 /// Plans the instance level: every check of `checks`, each to be run or left out.

@@ -147,6 +147,7 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
         state: orders.readings.clone(),
         deadline,
         confined: true,
+        group: None,
     };
     let progress = |what: &str| watcher.progress(name, what);
     supervise::measure(&orders.program, name, &task, orders.stop, &progress)

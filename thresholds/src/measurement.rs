@@ -308,6 +308,12 @@ impl Measurement {
         self
     }
 
+    /// With so many nodes taking part.
+    pub fn among(mut self, nodes: u32) -> Self {
+        self.at.nodes = Some(nodes);
+        self
+    }
+
     /// Over this provider or transport.
     pub fn over(mut self, provider: impl Into<String>) -> Self {
         self.at.provider = Some(provider.into());

@@ -1,34 +1,38 @@
 //! The checks, one file each. To add one: write its file, name it here, and put it into [`CHECKS`].
 
+pub mod cluster_node;
 mod dcgm_diag;
 mod gpu;
 mod gpu_count;
 mod gpu_memory;
 mod host;
 mod loopback;
+mod mpi_allreduce;
 mod nccom_local;
 mod neuron_count;
 mod neuron_sysfs;
 mod nvlink;
 
-use crate::check::InstanceCheck;
+use crate::check::Check;
 
 /// Every check, in the order in which `dhc list` shows them and results hold them.
-pub const CHECKS: &[&dyn InstanceCheck] = &[
-    &gpu_count::GpuCount,
-    &nvlink::Nvlink,
-    &gpu_memory::GpuMemory,
-    &neuron_count::NeuronCount,
-    &neuron_sysfs::NeuronSysfs,
-    &nccom_local::NccomLocal,
-    &loopback::EFA_LOOPBACK,
-    &loopback::FABRIC_LOOPBACK,
-    &host::HostCheck,
-    &dcgm_diag::DcgmDiag,
+pub const CHECKS: &[Check] = &[
+    Check::Instance(&gpu_count::GpuCount),
+    Check::Instance(&nvlink::Nvlink),
+    Check::Instance(&gpu_memory::GpuMemory),
+    Check::Instance(&neuron_count::NeuronCount),
+    Check::Instance(&neuron_sysfs::NeuronSysfs),
+    Check::Instance(&nccom_local::NccomLocal),
+    Check::Instance(&loopback::EFA_LOOPBACK),
+    Check::Instance(&loopback::FABRIC_LOOPBACK),
+    Check::Instance(&host::HostCheck),
+    Check::Instance(&dcgm_diag::DcgmDiag),
+    Check::Cluster(&mpi_allreduce::MpiAllReduce),
+    Check::Inferred(&cluster_node::SPEC),
 ];
 
 /// The check of this name.
-pub fn find(name: &str) -> Option<&'static dyn InstanceCheck> {
+pub fn find(name: &str) -> Option<Check> {
     CHECKS
         .iter()
         .copied()

@@ -123,7 +123,7 @@ impl InstanceCheck for NccomLocal {
             record.evidence(evidence)?;
         }
         match &output.ended {
-            Ended::TimedOut | Ended::Unkillable { .. } => {
+            Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } => {
                 return Err(CheckError::TimedOut(format!("{TOOL} {}", output.ended)));
             }
             Ended::Exited(_) | Ended::Signaled(_) => {}

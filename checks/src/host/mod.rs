@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use exec::{Captured, Command, Ended, ExecError, GRACE, Output, escape};
+pub use exec::{Captured, Command, Ended, ExecError, GRACE, Listener, Output, escape};
 pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
 pub use neuron::NeuronDevice;
 pub use readings::Readings;
@@ -36,6 +36,9 @@ const TOOL_PLACES: &[&str] = &[
 /// recorded in the result. All others, and `LD_PRELOAD` above all, stay outside.
 const PASSED: &[&str] = &[
     "NCCL_",
+    "OMPI_MCA_",
+    "UCX_",
+    "SLURM_CONF",
     "FI_",
     "NEURON_",
     "CUDA_VISIBLE_DEVICES",

@@ -33,7 +33,11 @@ pub(crate) fn sweep(world: &SimpleCommunicator, sweep: &Sweep, voice: &Voice) {
         let warm_us = run.iterate(true);
         // Rank 0 decides for all, since each has seen another time.
         let late = begun.elapsed().as_millis() as u64 >= sweep.sweep_ms;
-        let mut iterations = if late { 0 } else { iterations(sweep.size_ms, warm_us) };
+        let mut iterations = if late {
+            0
+        } else {
+            iterations(sweep.size_ms, warm_us)
+        };
         world.process_at_rank(0).broadcast_into(&mut iterations);
         if iterations == 0 {
             return;
@@ -68,11 +72,14 @@ impl<'a> Size<'a> {
     fn new(world: &'a SimpleCommunicator, elements: usize, voice: &'a Voice) -> Self {
         let of = |rank: u64, element: u64| ((element + 7 * rank) % ELEMENT_PERIOD) as f32;
         let (rank, ranks) = (world.rank() as u64, world.size() as u64);
-        let expected = (0..ELEMENT_PERIOD).map(|element| (0..ranks).map(|rank| of(rank, element)).sum());
+        let expected =
+            (0..ELEMENT_PERIOD).map(|element| (0..ranks).map(|rank| of(rank, element)).sum());
         Size {
             world,
             voice,
-            send: (0..elements as u64).map(|element| of(rank, element)).collect(),
+            send: (0..elements as u64)
+                .map(|element| of(rank, element))
+                .collect(),
             sum: vec![0.0; elements],
             expected: expected.collect(),
             times_us: Vec::new(),
@@ -93,7 +100,10 @@ impl<'a> Size<'a> {
         if verify {
             self.verified += 1;
             let period = self.expected.len();
-            let wrong = self.sum.chunks(period).flat_map(|chunk| chunk.iter().zip(&self.expected));
+            let wrong = self
+                .sum
+                .chunks(period)
+                .flat_map(|chunk| chunk.iter().zip(&self.expected));
             self.wrong += wrong.filter(|(is, due)| is != due).count() as u64;
             // What stays in the buffer must not be taken for the next result.
             self.sum.fill(-1.0);
@@ -118,7 +128,12 @@ impl<'a> Size<'a> {
         }
         let mut all = vec![0.0; TOLD * self.world.size() as usize];
         root.gather_into_root(&mine[..], &mut all[..]);
-        let line = summary(&all, iterations, self.verified, (self.send.len() * 4) as u64);
+        let line = summary(
+            &all,
+            iterations,
+            self.verified,
+            (self.send.len() * 4) as u64,
+        );
         self.voice.say(&RankLine::Size(line));
     }
 }

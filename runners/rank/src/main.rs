@@ -4,7 +4,6 @@
 //! ends itself at its deadline or when nobody listens any more. So a rank that hangs has a name, and none is left behind.
 #![expect(
     clippy::disallowed_methods,
-    clippy::exit,
     reason = "a rank speaks for itself, on the host that it was started on"
 )]
 
@@ -24,7 +23,10 @@ const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 
 fn main() {
-    let task: RankTask = match std::env::args().nth(1).map(|text| serde_json::from_str(&text)) {
+    let task: RankTask = match std::env::args()
+        .nth(1)
+        .map(|text| serde_json::from_str(&text))
+    {
         Some(Ok(task)) => task,
         _ => {
             // Nobody but dhc starts this program with a task.
@@ -54,7 +56,11 @@ fn main() {
     voice.is_rank(u32::try_from(world.rank()).unwrap_or(0));
     if voice.rank() == 0 {
         let version = mpi::environment::library_version().unwrap_or_default();
-        let version = version.chars().filter(|c| !c.is_control()).take(200).collect();
+        let version = version
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect();
         voice.say(&RankLine::Library { version });
     }
     voice.reach(Phase::Barrier);

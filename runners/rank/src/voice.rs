@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use dhc_checks::group::StepId;
 use dhc_checks::rank::{LINE_MAX, Phase, Progress, RankLine};
 
 const PHASES: [Phase; 5] = [
@@ -18,6 +19,15 @@ const PHASES: [Phase; 5] = [
 /// How a rank ends at its deadline (as `timeout` of the GNU core utilities does), and when nobody listens.
 const AT_DEADLINE: i32 = 124;
 const NOBODY_LISTENS: i32 = 125;
+
+/// The step of Slurm that this process belongs to.
+fn step() -> Option<StepId> {
+    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    Some(StepId {
+        job: number("SLURM_JOB_ID")?,
+        step: number("SLURM_STEP_ID")?,
+    })
+}
 
 /// The rank's mouth. Cheap to clone; the thread of [`Voice::watch`] holds one.
 #[derive(Clone)]
@@ -58,6 +68,7 @@ impl Voice {
                 .into_owned(),
             boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
             pid: std::process::id(),
+            step: step(),
         });
     }
 

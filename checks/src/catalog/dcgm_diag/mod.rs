@@ -174,12 +174,14 @@ fn exit_status(output: &Output, level: Level) -> Result<i32, CheckError> {
         Ended::Signaled(signal) => Err(CheckError::Unavailable(format!(
             "dcgmi died of signal {signal}; look at nv-hostengine.log and the kernel log"
         ))),
-        ended @ (Ended::TimedOut | Ended::Unkillable { .. }) => Err(CheckError::TimedOut(format!(
-            "dcgmi diag of level {} had not ended after {} s: {ended}; a level that was cut off has no result at all, \
+        ended @ (Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. }) => {
+            Err(CheckError::TimedOut(format!(
+                "dcgmi diag of level {} had not ended after {} s: {ended}; a level that was cut off has no result at all, \
              and the diagnostic may go on in nv-hostengine (systemctl restart nvidia-dcgm ends it)",
-            level.number(),
-            output.duration.as_secs()
-        ))),
+                level.number(),
+                output.duration.as_secs()
+            )))
+        }
     }
 }
 

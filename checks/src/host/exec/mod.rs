@@ -6,9 +6,10 @@
 //! the tool leaves becomes its own child, and since one process runs one check, every descendant belongs to the tool that
 //! is running and is killed with it.
 
+mod capture;
+mod report_file;
+
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -18,9 +19,12 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::Evidence;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use sha2::{Digest, Sha256};
 
 use super::{Host, redact};
+use capture::{Pipe, QUOTED_BYTES};
+use report_file::ReportFile;
+
+pub use capture::{Captured, escape};
 
 /// Between SIGTERM and SIGKILL. Users of nextest have found ten seconds enough to clean up; one less, so that what is to be
 /// told of a killed tool is told before ten seconds are over, on a busy machine as well.
@@ -32,11 +36,8 @@ const GONE: Duration = Duration::from_millis(300);
 /// How long the pipes are read on after the tool itself has ended, where a grandchild still holds them.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// How much of the beginning and of the end of an output is kept.
-const KEPT_BYTES: usize = 256 << 10;
-
-/// How much of the beginning and of the end of an output stands in a result as evidence.
-const QUOTED_BYTES: usize = 8 << 10;
+/// The longest line that a [`Listener`] gets whole.
+const HEARD_LINE_MAX: usize = 64 << 10;
 
 /// How often a waiting supervisor looks at a process that it cannot wait for otherwise.
 const TICK: Duration = Duration::from_millis(10);
@@ -150,6 +151,8 @@ pub enum Ended {
     Signaled(i32),
     /// At its deadline, by dhc.
     TimedOut,
+    /// Before its deadline, by dhc, since its [`Listener`] had heard enough.
+    Dismissed,
     /// Not at all: it survived SIGKILL and was left behind.
     Unkillable {
         /// The process.
@@ -165,11 +168,51 @@ impl std::fmt::Display for Ended {
             Ended::Exited(status) => write!(f, "exit {status}"),
             Ended::Signaled(signal) => write!(f, "signal {signal}"),
             Ended::TimedOut => write!(f, "killed at its deadline"),
+            Ended::Dismissed => write!(f, "ended by dhc before its deadline"),
             Ended::Unkillable { pid, asleep_in } => {
                 write!(
                     f,
                     "process {pid} survived SIGKILL (asleep in `{asleep_in}`) and was left behind"
                 )
+            }
+        }
+    }
+}
+
+/// Hears what a command writes while it runs.
+pub trait Listener {
+    /// A line of its standard output, without its end, the way it was written.
+    fn line(&mut self, line: &[u8]);
+
+    /// Whether the command need not run on; asked many times a second.
+    fn is_enough(&mut self) -> bool {
+        false
+    }
+}
+
+/// Hears nothing.
+struct Deaf;
+
+impl Listener for Deaf {
+    fn line(&mut self, _: &[u8]) {}
+}
+
+/// A listener, and the line that has not come to its end yet.
+struct Ear<'a> {
+    listener: &'a mut dyn Listener,
+    begun: Vec<u8>,
+}
+
+impl Ear<'_> {
+    fn hear(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            // A line without end is no line; what comes after its first part is not heard.
+            if self.begun.len() < HEARD_LINE_MAX {
+                self.begun.extend_from_slice(piece);
+            }
+            if piece.ends_with(b"\n") {
+                self.listener.line(self.begun.trim_ascii_end());
+                self.begun.clear();
             }
         }
     }
@@ -219,69 +262,24 @@ impl Output {
     }
 }
 
-/// What came out of a pipe: all that was written is counted and digested, the beginning and the end are kept.
-#[derive(Clone, Debug, Default)]
-pub struct Captured {
-    head: Vec<u8>,
-    tail: Vec<u8>,
-    /// Length of all that was written.
-    pub total_bytes: u64,
-    /// SHA-256 of all that was written.
-    pub sha256: String,
-}
-
-impl Captured {
-    /// What is kept, which is all of it unless [`Captured::is_truncated`].
-    pub fn kept(&self) -> Vec<u8> {
-        [self.head.as_slice(), self.tail.as_slice()].concat()
-    }
-
-    /// Whether something between beginning and end was dropped.
-    pub fn is_truncated(&self) -> bool {
-        self.total_bytes > (self.head.len() + self.tail.len()) as u64
-    }
-
-    /// The beginning and the end for people: printable, without secrets.
-    pub fn quotation(&self) -> String {
-        let kept = self.kept();
-        if kept.len() <= 2 * QUOTED_BYTES {
-            return redact::text(&escape(&kept));
-        }
-        let (head, tail) = (&kept[..QUOTED_BYTES], &kept[kept.len() - QUOTED_BYTES..]);
-        let left_out = self.total_bytes - 2 * QUOTED_BYTES as u64;
-        redact::text(&format!(
-            "{}\n[... {left_out} bytes left out ...]\n{}",
-            escape(head),
-            escape(tail)
-        ))
-    }
-}
-
-/// Bytes as text that a terminal and a reader of JSON can bear: control characters and bytes that are not UTF-8 become
-/// `\x1b` and the like.
-pub fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\n' | '\t' => text.push(c),
-                c if c.is_control() => text.push_str(&format!("\\x{:02x}", c as u32)),
-                c => text.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
-
 impl Host {
     /// Runs a command to its end and returns what it left; at `deadline` plus grace plus one second at the latest.
     ///
     /// # Errors
     /// When it cannot be started. How it ended, however bad, is not an error.
     pub fn exec(&self, command: &Command) -> Result<Output, ExecError> {
+        self.exec_heard(command, &mut Deaf)
+    }
+
+    /// As [`Host::exec`], with somebody who hears the output as it comes and may end the command early.
+    ///
+    /// # Errors
+    /// As [`Host::exec`].
+    pub fn exec_heard(
+        &self,
+        command: &Command,
+        listener: &mut dyn Listener,
+    ) -> Result<Output, ExecError> {
         let path = self.find(&command.program)?;
         adopt_orphans();
         let report = command.report_flag.as_deref().and_then(ReportFile::new);
@@ -295,30 +293,33 @@ impl Host {
             Pipe::new(child.stdout.take().expect("stdout was asked for")),
             Pipe::new(child.stderr.take().expect("stderr was asked for")),
         ];
-        let mut ended = listen(&mut child, &mut pipes, begun, command.deadline);
-        if ended.is_none() {
-            signal(&child, Signal::TERM);
-            let by_itself = listen(
-                &mut child,
-                &mut pipes,
-                begun,
-                command.deadline + command.grace,
-            );
-            if by_itself.is_none() {
-                signal(&child, Signal::KILL);
+        let mut ear = Ear {
+            listener,
+            begun: Vec::new(),
+        };
+        let heard = listen(&mut child, &mut pipes, &mut ear, begun, command.deadline);
+        let ended = match heard {
+            Heard::End(ended) => ended,
+            enough_or_late => {
+                signal(&child, Signal::TERM);
+                let until = begun.elapsed() + command.grace;
+                let by_itself = listen_on(&mut child, &mut pipes, &mut ear, begun, until);
+                if by_itself.is_none() {
+                    signal(&child, Signal::KILL);
+                }
+                match wait(&mut child, GONE) {
+                    true if matches!(enough_or_late, Heard::Enough) => Ended::Dismissed,
+                    true => Ended::TimedOut,
+                    false => Ended::Unkillable {
+                        pid: child.id(),
+                        asleep_in: asleep_in(child.id()),
+                    },
+                }
             }
-            ended = Some(match wait(&mut child, GONE) {
-                true => Ended::TimedOut,
-                false => Ended::Unkillable {
-                    pid: child.id(),
-                    asleep_in: asleep_in(child.id()),
-                },
-            });
-        }
+        };
         let left = kill_descendants(child.id());
-        drain(&mut pipes);
+        drain(&mut pipes, &mut ear);
         let [stdout, stderr] = pipes.map(Pipe::finish);
-        let ended = ended.expect("it ended or was ended");
         Ok(Output {
             ended,
             stdout,
@@ -430,18 +431,31 @@ fn adopt_orphans() {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-/// Reads the pipes until the tool has ended and they are closed, or it is `until`; then returns how it ended.
+/// What came of listening.
+enum Heard {
+    /// The tool has ended.
+    End(Ended),
+    /// The listener has heard enough.
+    Enough,
+    /// Time is up.
+    Late,
+}
+
+/// Reads the pipes until the tool has ended, the listener has heard enough, or it is `until`.
 fn listen(
     child: &mut Child,
     pipes: &mut [Pipe; 2],
+    ear: &mut Ear<'_>,
     begun: Instant,
     until: Duration,
-) -> Option<Ended> {
+) -> Heard {
     let mut pause = Duration::from_millis(1);
     loop {
-        let left = until.checked_sub(begun.elapsed())?;
+        let Some(left) = until.checked_sub(begun.elapsed()) else {
+            return Heard::Late;
+        };
         // A tool that closes its pipes may run on; one that ends may leave them open in a grandchild.
-        let waited = read_ready(pipes, left.min(pause));
+        let waited = read_ready(pipes, ear, left.min(pause));
         pause = if waited {
             Duration::from_millis(1)
         } else {
@@ -449,13 +463,33 @@ fn listen(
         };
         if let Ok(Some(status)) = child.try_wait() {
             let signaled = || Ended::Signaled(status.signal().unwrap_or(0));
-            return Some(status.code().map_or_else(signaled, Ended::Exited));
+            return Heard::End(status.code().map_or_else(signaled, Ended::Exited));
+        }
+        if ear.listener.is_enough() {
+            return Heard::Enough;
+        }
+    }
+}
+
+/// Reads on until the tool has ended or it is `until`; then returns how it ended.
+fn listen_on(
+    child: &mut Child,
+    pipes: &mut [Pipe; 2],
+    ear: &mut Ear<'_>,
+    begun: Instant,
+    until: Duration,
+) -> Option<Ended> {
+    loop {
+        match listen(child, pipes, ear, begun, until) {
+            Heard::End(ended) => return Some(ended),
+            Heard::Enough => std::thread::sleep(TICK / 10),
+            Heard::Late => return None,
         }
     }
 }
 
 /// Waits up to `limit` for something to read, reads what there is, and says whether there was anything.
-fn read_ready(pipes: &mut [Pipe; 2], limit: Duration) -> bool {
+fn read_ready(pipes: &mut [Pipe; 2], ear: &mut Ear<'_>, limit: Duration) -> bool {
     let open: Vec<usize> = (0..2)
         .filter(|index| pipes[*index].source.is_some())
         .collect();
@@ -487,16 +521,19 @@ fn read_ready(pipes: &mut [Pipe; 2], limit: Duration) -> bool {
             .collect()
     };
     for index in &ready {
-        pipes[*index].read();
+        let bytes = pipes[*index].read();
+        if *index == 0 {
+            ear.hear(&bytes);
+        }
     }
     !ready.is_empty()
 }
 
 /// Reads what is left in the pipes; by now nobody should write to them any more.
-fn drain(pipes: &mut [Pipe; 2]) {
+fn drain(pipes: &mut [Pipe; 2], ear: &mut Ear<'_>) {
     let begun = Instant::now();
     while pipes.iter().any(|pipe| pipe.source.is_some()) && begun.elapsed() < LINGER {
-        if !read_ready(pipes, TICK) && kill_descendants(0) {
+        if !read_ready(pipes, ear, TICK) && kill_descendants(0) {
             break;
         }
     }
@@ -589,140 +626,5 @@ fn asleep_in(id: u32) -> String {
         "unknown".to_owned()
     } else {
         escape(place.as_bytes())
-    }
-}
-
-/// A file for the tool to write, in a directory that nobody else can enter and that goes with this value.
-struct ReportFile {
-    flag: String,
-    folder: tempfile::TempDir,
-}
-
-impl ReportFile {
-    /// None where no such directory can be made: the tool then runs without, and what it prints has to do.
-    fn new(flag: &str) -> Option<Self> {
-        let folder = tempfile::Builder::new().prefix("dhc-").tempdir().ok()?;
-        Some(ReportFile {
-            flag: flag.to_owned(),
-            folder,
-        })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("report")
-    }
-
-    fn args(&self) -> [String; 2] {
-        [self.flag.clone(), self.path().display().to_string()]
-    }
-
-    /// What the tool wrote, its beginning only where it is too long; the digest is of what is kept.
-    fn read(self) -> Option<Captured> {
-        use rustix::fs::{Mode, OFlags};
-        // The tool may have put a link or a pipe there instead.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::open(self.path(), flags, Mode::empty()).ok()?;
-        let file = std::fs::File::from(file);
-        let whole = file.metadata().ok()?;
-        if !whole.is_file() {
-            return None;
-        }
-        let mut bytes = Vec::new();
-        file.take(2 * KEPT_BYTES as u64)
-            .read_to_end(&mut bytes)
-            .ok()?;
-        Some(Captured {
-            total_bytes: whole.len().max(bytes.len() as u64),
-            sha256: hex(Sha256::digest(&bytes).as_slice()),
-            head: bytes,
-            tail: Vec::new(),
-        })
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// One of the tool's outputs while it runs.
-struct Pipe {
-    source: Option<Source>,
-    captured: Captured,
-    digest: Sha256,
-}
-
-enum Source {
-    Out(std::process::ChildStdout),
-    Err(std::process::ChildStderr),
-}
-
-impl From<std::process::ChildStdout> for Source {
-    fn from(pipe: std::process::ChildStdout) -> Self {
-        Source::Out(pipe)
-    }
-}
-
-impl From<std::process::ChildStderr> for Source {
-    fn from(pipe: std::process::ChildStderr) -> Self {
-        Source::Err(pipe)
-    }
-}
-
-impl Source {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        match self {
-            Source::Out(pipe) => pipe.as_fd(),
-            Source::Err(pipe) => pipe.as_fd(),
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Source::Out(pipe) => pipe.read(buffer),
-            Source::Err(pipe) => pipe.read(buffer),
-        }
-    }
-}
-
-impl Pipe {
-    fn new(source: impl Into<Source>) -> Self {
-        Pipe {
-            source: Some(source.into()),
-            captured: Captured::default(),
-            digest: Sha256::new(),
-        }
-    }
-
-    /// Reads once; called when there is something, or the end.
-    fn read(&mut self) {
-        let Some(source) = &mut self.source else {
-            return;
-        };
-        let mut buffer = vec![0; 64 << 10];
-        match source.read(&mut buffer) {
-            Ok(0) | Err(_) => self.source = None,
-            Ok(length) => self.take(&buffer[..length]),
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        self.digest.update(bytes);
-        let captured = &mut self.captured;
-        captured.total_bytes += bytes.len() as u64;
-        let room = KEPT_BYTES - captured.head.len();
-        let (head, tail) = bytes.split_at(room.min(bytes.len()));
-        captured.head.extend_from_slice(head);
-        captured.tail.extend_from_slice(tail);
-        // Cut only now and then, so that a flood is not copied for every read.
-        if captured.tail.len() > 2 * KEPT_BYTES {
-            captured.tail.drain(..captured.tail.len() - KEPT_BYTES);
-        }
-    }
-
-    fn finish(mut self) -> Captured {
-        let excess = self.captured.tail.len().saturating_sub(KEPT_BYTES);
-        self.captured.tail.drain(..excess);
-        self.captured.sha256 = hex(self.digest.finalize().as_slice());
-        self.captured
     }
 }

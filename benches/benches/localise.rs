@@ -1,0 +1,50 @@
+//! How well and how fast the faulty nodes of simulated fleets are found. Prints the table; criterion times the planning.
+
+#![expect(missing_docs, reason = "criterion's macro makes a public function")]
+#![expect(clippy::print_stderr, reason = "the table is the result")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use dhc_runners::localise::simulate::tally;
+use dhc_runners::localise::{Rates, Search, Settings, Step};
+
+fn table(_: &mut Criterion) {
+    eprintln!("| n | k | noise | waves, mean (p95) | exact | innocents a run | longest planning |");
+    eprintln!("| --- | --- | --- | --- | --- | --- | --- |");
+    for (false_alarm, miss) in [(0.01, 0.02), (0.05, 0.05)] {
+        let rates = Rates { false_alarm, miss };
+        for (nodes, runs) in [(8, 4_000), (64, 4_000), (1_024, 1_000), (16_384, 400)] {
+            for faulty in [0, 1, 2, 8] {
+                if faulty >= nodes {
+                    continue;
+                }
+                let found = tally(nodes, faulty, rates, runs, 7);
+                eprintln!(
+                    "| {nodes} | {faulty} | {:.0} %/{:.0} % | {:.1} ({}) | {:.1} % | {:.4} | {:.1} ms |",
+                    false_alarm * 100.0,
+                    miss * 100.0,
+                    found.mean_waves(),
+                    found.p95_waves(),
+                    found.exactness() * 100.0,
+                    found.innocent as f64 / runs as f64,
+                    found.planning.as_secs_f64() * 1e3
+                );
+            }
+        }
+    }
+}
+
+fn planning(criterion: &mut Criterion) {
+    criterion.bench_function("plan the first waves for 16,384 nodes", |timer| {
+        timer.iter(|| {
+            let mut search = Search::new(16_384, Settings::default());
+            let Step::Wave(_) = search.next() else { return };
+            search.tell(&[dhc_runners::localise::Outcome::Failed]);
+            black_box(search.next());
+        });
+    });
+}
+
+criterion_group!(benches, table, planning);
+criterion_main!(benches);

@@ -1,0 +1,109 @@
+//! Several nodes together: who they are, how ranks are started on them, and what becomes of each rank.
+//!
+//! A cluster check measures one collective over one group. The group is one launch in a process of its own, with its own
+//! deadline, so a dead or hung rank costs this group and nothing else. Which groups are measured, and what follows from
+//! them, is decided elsewhere.
+
+mod launch;
+mod roster;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{CheckError, chain};
+use crate::host::{ExecError, Host, Output};
+use crate::rank::{RankTask, Work};
+
+pub use launch::{Launch, StepId};
+pub use roster::{NodeState, Roster};
+
+/// Nodes to measure together, and the way to start ranks on them. It travels as JSON to the process that measures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// The nodes, by the names that the launcher knows; for the launcher on this machine alone the name of the machine.
+    pub nodes: Vec<String>,
+    /// How ranks are started.
+    pub launch: Launch,
+    /// The worker program, on every node.
+    pub worker: PathBuf,
+    /// Whether a quick look is wanted instead of the whole sweep of message sizes.
+    pub quick: bool,
+}
+
+/// What a launch left.
+#[derive(Debug)]
+pub struct Launched {
+    /// What is known of each rank and node.
+    pub roster: Roster,
+    /// What the launcher wrote and how it ended.
+    pub output: Output,
+}
+
+/// How long ranks may take to end after the launcher was told to end them.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A rank ends itself so long after the deadline of its group: later than dhc would end it, so that dhc's ending is the
+/// one that is seen, and soon enough to leave nothing behind where dhc is gone.
+const RANK_OUTLIVES: Duration = Duration::from_secs(10);
+
+impl Group {
+    /// Starts `ranks_per_node` ranks on each node and listens to them until they have ended, until they never will, or
+    /// until `deadline`. Nothing of the launch is left behind as far as the launcher can see to it.
+    ///
+    /// # Errors
+    /// When the launcher cannot be started.
+    pub fn launch(
+        &self,
+        host: &Host,
+        work: Work,
+        ranks_per_node: u32,
+        deadline: Duration,
+    ) -> Result<Launched, CheckError> {
+        let unavailable = |error: ExecError| CheckError::Unavailable(chain(&error));
+        let beat = self.beat(ranks_per_node);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let task = RankTask {
+            work,
+            deadline_ms: millis(deadline + RANK_OUTLIVES),
+            beat_ms: millis(beat),
+        };
+        let mut args = vec![self.worker.display().to_string()];
+        args.push(serde_json::to_string(&task).expect("a task has no keys but words"));
+        let command = self.launch.command(&self.nodes, ranks_per_node, deadline);
+        let command = command.args(args).grace(GRACE);
+        let mut roster = Roster::new(&self.nodes, ranks_per_node, work, beat);
+        let output = host
+            .exec_heard(&command, &mut roster)
+            .map_err(unavailable)?;
+        roster.read_launcher(&output);
+        if let Some(clean_up) = roster.step().and_then(|step| self.launch.kill(step)) {
+            // A step that has ended is as good as one that is killed.
+            drop(host.exec(&clean_up).map_err(unavailable)?);
+        }
+        Ok(Launched { roster, output })
+    }
+
+    /// How often ranks give a sign of life: every second, more seldom where thousands would drown the launcher.
+    fn beat(&self, ranks_per_node: u32) -> Duration {
+        let ranks = self.nodes.len() * ranks_per_node as usize;
+        Duration::from_secs(if ranks <= 512 { 1 } else { 5 })
+    }
+}
+
+impl Launched {
+    /// The command and its output as evidence; the command is that of [`Group::launch`].
+    pub fn evidence(&self, launcher: &str) -> Vec<dhc_thresholds::Evidence> {
+        self.output.evidence(launcher)
+    }
+}
+
+/// The command line option that lists hosts, with ranks on each.
+fn slots(nodes: &[String], ranks_per_node: u32) -> String {
+    let slots: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("{node}:{ranks_per_node}"))
+        .collect();
+    slots.join(",")
+}

@@ -1,0 +1,501 @@
+//! What is known of each rank of a launch, from what the ranks say and what the launcher tells of them.
+//!
+//! When a collective stalls every healthy rank waits in it, so the one to look for is the one that fell silent, died, or
+//! never came as far as the others. Silence is measured against the other ranks, never against the clock: if all are
+//! silent it is the launcher, or this machine, that is stuck.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::host::{Listener, Output};
+use crate::rank::{Phase, Progress, RankLine, SizeLine, Work};
+
+use super::launch::StepId;
+
+/// So many beats without a sign, while others give theirs, is silence.
+const SILENT_BEATS: u32 = 5;
+
+/// A rank that has not said hello so long after the first one never will.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How much of a complaint is kept.
+const COMPLAINT_MAX: usize = 300;
+
+/// What became of a node in a launch. The gravest of its ranks decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// All its ranks came to their end.
+    Done,
+    /// Its ranks were alive and waited for others, or were ended with them.
+    Waiting,
+    /// Its ranks were alive and had entered fewer collectives than others.
+    Behind,
+    /// It gave no sign of life any more while others did.
+    Silent,
+    /// A rank of it died first, or said that it could not go on.
+    Died(String),
+    /// The worker could not be started there.
+    CouldNotStart(String),
+    /// No rank of it ever said anything.
+    NeverAnswered,
+}
+
+impl NodeState {
+    /// The word used in results.
+    pub fn word(&self) -> &'static str {
+        match self {
+            NodeState::Done => "done",
+            NodeState::Waiting => "waiting",
+            NodeState::Behind => "behind",
+            NodeState::Silent => "silent",
+            NodeState::Died(_) => "died",
+            NodeState::CouldNotStart(_) => "could_not_start",
+            NodeState::NeverAnswered => "never_answered",
+        }
+    }
+
+    /// In whose words, if there are any.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            NodeState::Died(why) | NodeState::CouldNotStart(why) => Some(why),
+            NodeState::Done
+            | NodeState::Waiting
+            | NodeState::Behind
+            | NodeState::Silent
+            | NodeState::NeverAnswered => None,
+        }
+    }
+}
+
+/// One rank that said hello.
+struct Rank {
+    node: usize,
+    heard: Instant,
+    progress: Progress,
+}
+
+/// The ranks of one launch.
+pub struct Roster {
+    nodes: Vec<String>,
+    ranks_per_node: u32,
+    /// Where ranks have to come to be done.
+    goal: Phase,
+    silence: Duration,
+    ranks: BTreeMap<u32, Rank>,
+    boots: BTreeMap<usize, String>,
+    first_hello: Option<Instant>,
+    last_heard: Option<Instant>,
+    sizes: Vec<SizeLine>,
+    library: Option<String>,
+    complaints: BTreeMap<usize, NodeState>,
+    step: Option<StepId>,
+    not_understood: usize,
+}
+
+impl std::fmt::Debug for Roster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.states()).finish()
+    }
+}
+
+impl Roster {
+    pub(super) fn new(nodes: &[String], ranks_per_node: u32, work: Work, beat: Duration) -> Self {
+        Roster {
+            nodes: nodes.to_vec(),
+            ranks_per_node,
+            goal: match work {
+                Work::RollCall => Phase::Started,
+                Work::AllReduce(_) => Phase::Done,
+            },
+            silence: beat * SILENT_BEATS,
+            ranks: BTreeMap::new(),
+            boots: BTreeMap::new(),
+            first_hello: None,
+            last_heard: None,
+            sizes: Vec::new(),
+            library: None,
+            complaints: BTreeMap::new(),
+            step: None,
+            not_understood: 0,
+        }
+    }
+
+    /// The sizes that were measured, in order.
+    pub fn sizes(&self) -> &[SizeLine] {
+        &self.sizes
+    }
+
+    /// What MPI said of itself.
+    pub fn library(&self) -> Option<&str> {
+        self.library.as_deref()
+    }
+
+    /// The node that a rank ran on.
+    pub fn node_of(&self, rank: u32) -> Option<&str> {
+        let node = self.ranks.get(&rank)?.node;
+        self.nodes.get(node).map(String::as_str)
+    }
+
+    /// The boot of each node that said hello.
+    pub fn boots(&self) -> impl Iterator<Item = (&str, &str)> {
+        let name = |node: usize| self.nodes[node].as_str();
+        self.boots
+            .iter()
+            .map(move |(node, boot)| (name(*node), boot.as_str()))
+    }
+
+    /// Whether every rank came to its end.
+    pub fn is_done(&self) -> bool {
+        self.states().all(|(_, state)| state == NodeState::Done)
+    }
+
+    /// The step that Slurm made for the launch, if a rank told.
+    pub(super) fn step(&self) -> Option<StepId> {
+        self.step
+    }
+
+    /// How many lines were not those of a rank.
+    pub fn not_understood(&self) -> usize {
+        self.not_understood
+    }
+
+    /// What became of each node, in the order of the group.
+    pub fn states(&self) -> impl Iterator<Item = (&str, NodeState)> {
+        let most = self.ranks.values().map(|rank| rank.progress).max();
+        (0..self.nodes.len()).map(move |node| (self.nodes[node].as_str(), self.state(node, most)))
+    }
+
+    fn state(&self, node: usize, most: Option<Progress>) -> NodeState {
+        if let Some(complaint) = self.complaints.get(&node) {
+            return complaint.clone();
+        }
+        let ranks: Vec<&Rank> = self
+            .ranks
+            .values()
+            .filter(|rank| rank.node == node)
+            .collect();
+        if ranks.len() < self.ranks_per_node as usize {
+            // Where nobody answered it is not this node that is to blame.
+            return NodeState::NeverAnswered;
+        }
+        if ranks.iter().any(|rank| self.is_silent(rank)) {
+            return NodeState::Silent;
+        }
+        let least = ranks.iter().map(|rank| rank.progress).min();
+        match least {
+            Some(least) if least.phase >= self.goal => NodeState::Done,
+            least if least < most => NodeState::Behind,
+            _ => NodeState::Waiting,
+        }
+    }
+
+    fn is_silent(&self, rank: &Rank) -> bool {
+        rank.progress.phase < self.goal
+            && self
+                .last_heard
+                .is_some_and(|last| last.saturating_duration_since(rank.heard) > self.silence)
+    }
+
+    fn hear(&mut self, line: &[u8], now: Instant) {
+        let Ok(line) = serde_json::from_slice::<RankLine>(line) else {
+            self.not_understood += 1;
+            return;
+        };
+        match line {
+            RankLine::Hello {
+                rank,
+                host,
+                boot,
+                step,
+                ..
+            } => {
+                let Some(node) = self.place(&host, rank) else {
+                    self.not_understood += 1;
+                    return;
+                };
+                self.first_hello.get_or_insert(now);
+                self.step = self.step.or(step);
+                self.boots.entry(node).or_insert(boot);
+                let progress = Progress {
+                    phase: Phase::Started,
+                    entered: 0,
+                };
+                self.ranks.entry(rank).or_insert(Rank {
+                    node,
+                    heard: now,
+                    progress,
+                });
+            }
+            RankLine::At { rank, progress } => {
+                if let Some(known) = self.ranks.get_mut(&rank) {
+                    known.heard = now;
+                    known.progress = known.progress.max(progress);
+                }
+            }
+            RankLine::Library { version } => self.library = Some(version),
+            RankLine::Size(size) => self.sizes.push(size),
+            RankLine::Failed { rank, error } => {
+                if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
+                    self.complain(node, NodeState::Died(error));
+                }
+            }
+        }
+        self.last_heard = Some(now);
+    }
+
+    /// Which node of the group calls itself `host`. A launch on this machine alone has one node, whatever its name.
+    fn place(&self, host: &str, rank: u32) -> Option<usize> {
+        let _ = rank;
+        if self.nodes.len() == 1 {
+            return Some(0);
+        }
+        let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+        let exact = self.nodes.iter().position(|node| node == host);
+        exact.or_else(|| {
+            self.nodes
+                .iter()
+                .position(|node| short(node) == short(host))
+        })
+    }
+
+    /// Only the first complaint about a node counts, since the launcher ends all other ranks after the first that fails.
+    fn complain(&mut self, node: usize, state: NodeState) {
+        self.complaints.entry(node).or_insert(state);
+    }
+
+    /// Takes what the launcher said of ranks that died.
+    pub(super) fn read_launcher(&mut self, output: &Output) {
+        let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
+        for complaint in complaints(&text) {
+            let Some(node) = self
+                .place(complaint.host, 0)
+                .filter(|_| self.nodes.len() > 1)
+            else {
+                continue;
+            };
+            let silent_so_far = !self.boots.contains_key(&node);
+            let why: String = complaint.why.chars().take(COMPLAINT_MAX).collect();
+            let state = match complaint.of {
+                Of::Task if silent_so_far => NodeState::CouldNotStart(why),
+                Of::Task => NodeState::Died(why),
+                Of::Node => NodeState::Silent,
+            };
+            self.complain(node, state);
+        }
+    }
+
+    fn enough(&self, now: Instant) -> bool {
+        let (Some(first), Some(last)) = (self.first_hello, self.last_heard) else {
+            return false;
+        };
+        let others_speak = now.saturating_duration_since(last) < self.silence;
+        let one_is_silent = self.ranks.values().any(|rank| self.is_silent(rank));
+        let expected = self.nodes.len() * self.ranks_per_node as usize;
+        let one_never_came =
+            self.ranks.len() < expected && now.saturating_duration_since(first) > START_LIMIT;
+        others_speak && (one_is_silent || one_never_came)
+    }
+}
+
+impl Listener for Roster {
+    fn line(&mut self, line: &[u8]) {
+        self.hear(line, Instant::now());
+    }
+
+    fn is_enough(&mut self) -> bool {
+        self.enough(Instant::now())
+    }
+}
+
+/// What a launcher says of a host.
+#[derive(Debug, PartialEq, Eq)]
+struct Complaint<'a> {
+    host: &'a str,
+    of: Of,
+    why: String,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Of {
+    Task,
+    Node,
+}
+
+/// The complaints about hosts that failed first, from the standard error of `srun` or `mpirun`.
+///
+/// Slurm (22.05, `src/api/step_launch.c` and `src/plugins/launch/slurm`): `srun: error: h3: task 2: Killed`, then
+/// `Terminating StepId`, after which the others are reported too; `srun: error: Node failure on h3`. Open MPI 4.1:
+/// `mpirun noticed that process rank 2 with PID 0 on node h3 exited on signal 9 (Killed).`
+fn complaints(text: &str) -> Vec<Complaint<'_>> {
+    let mut found = Vec::new();
+    let execve = text.lines().find(|line| line.contains("error: execve(): "));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("srun: error: Node failure on ") {
+            let why = "Slurm lost the node".to_owned();
+            found.push(Complaint {
+                host: rest.trim(),
+                of: Of::Node,
+                why,
+            });
+        } else if let Some((host, why)) = task_of_srun(line) {
+            // Those are ended because of the first one.
+            if why != "Terminated" && found.is_empty() {
+                let why =
+                    execve.map_or(why, |line| line.rsplit("execve(): ").next().unwrap_or(why));
+                found.push(Complaint {
+                    host,
+                    of: Of::Task,
+                    why: why.to_owned(),
+                });
+            }
+        } else if let Some((_, rest)) = line.split_once(" on node ")
+            && line.contains("noticed that process rank")
+            && let Some((host, why)) = rest.split_once(' ')
+        {
+            found.push(Complaint {
+                host,
+                of: Of::Task,
+                why: why.trim_end_matches('.').to_owned(),
+            });
+        }
+    }
+    found
+}
+
+/// `srun: error: h3: task 2: Killed`, `srun: error: h[1-2]: tasks 0-1: Killed`.
+fn task_of_srun(line: &str) -> Option<(&str, &str)> {
+    let (host, rest) = line.strip_prefix("srun: error: ")?.split_once(": ")?;
+    let (tasks, why) = rest.split_once(": ")?;
+    (tasks.starts_with("task ") || tasks.starts_with("tasks ")).then_some((host, why.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SWEEP: Work = Work::AllReduce(crate::rank::Sweep {
+        bytes_min: 8,
+        bytes_max: 8,
+        size_ms: 1,
+        sweep_ms: 1,
+    });
+
+    /// A launch over three nodes of one rank, and the moment that it began.
+    fn three() -> (Roster, Instant) {
+        let nodes = ["h1", "h2", "h3"].map(str::to_owned);
+        let mut roster = Roster::new(&nodes, 1, SWEEP, Duration::from_secs(1));
+        let now = Instant::now();
+        for rank in 0..3 {
+            let host = format!("h{}.cluster.example", rank + 1);
+            let line =
+                format!(r#"{{"hello":{{"rank":{rank},"host":"{host}","boot":"b","pid":1}}}}"#);
+            roster.hear(line.as_bytes(), now);
+        }
+        (roster, now)
+    }
+
+    fn at(roster: &mut Roster, rank: u32, phase: &str, entered: u64, now: Instant) {
+        let line = format!(
+            r#"{{"at":{{"rank":{rank},"progress":{{"phase":"{phase}","entered":{entered}}}}}}}"#
+        );
+        roster.hear(line.as_bytes(), now);
+    }
+
+    fn states(roster: &Roster) -> Vec<&'static str> {
+        roster.states().map(|(_, state)| state.word()).collect()
+    }
+
+    #[test]
+    fn ranks_that_come_to_their_end_are_done() {
+        let (mut roster, now) = three();
+        for rank in 0..3 {
+            at(&mut roster, rank, "done", 10, now);
+        }
+        assert_eq!(states(&roster), ["done", "done", "done"]);
+        assert!(roster.is_done());
+    }
+
+    #[test]
+    fn a_rank_that_falls_silent_among_others_is_enough_to_know() {
+        let (mut roster, begun) = three();
+        let mut now = begun;
+        for second in 0..7 {
+            now = begun + Duration::from_secs(second);
+            for rank in [0, 1] {
+                at(&mut roster, rank, "collective", 5, now);
+            }
+            assert_eq!(roster.enough(now), second > 5, "after {second} s");
+        }
+        assert_eq!(states(&roster), ["waiting", "waiting", "silent"]);
+        // All silent together: nobody can tell.
+        assert!(!roster.enough(now + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_rank_that_entered_fewer_collectives_is_behind() {
+        let (mut roster, now) = three();
+        at(&mut roster, 0, "collective", 7, now);
+        at(&mut roster, 1, "collective", 6, now);
+        at(&mut roster, 2, "collective", 7, now);
+        assert_eq!(states(&roster), ["waiting", "behind", "waiting"]);
+    }
+
+    #[test]
+    fn a_node_that_never_says_hello_is_not_waited_for() {
+        let nodes = ["h1", "h2"].map(str::to_owned);
+        let mut roster = Roster::new(&nodes, 1, SWEEP, Duration::from_secs(1));
+        let begun = Instant::now();
+        roster.hear(
+            br#"{"hello":{"rank":0,"host":"h1","boot":"b","pid":1}}"#,
+            begun,
+        );
+        let later = begun + START_LIMIT + Duration::from_secs(1);
+        at(&mut roster, 0, "init", 0, later);
+        assert!(roster.enough(later));
+        assert_eq!(states(&roster), ["behind", "never_answered"]);
+    }
+
+    #[test]
+    fn the_first_that_the_launcher_complains_of_is_the_culprit() {
+        let killed = "srun: error: h3: task 2: Killed\n\
+                      srun: launch/slurm: _step_signal: Terminating StepId=1.1\n\
+                      srun: error: h1: task 0: Terminated\n\
+                      srun: error: h2: task 1: Killed\n";
+        let said = complaints(killed);
+        assert_eq!(
+            said,
+            [Complaint {
+                host: "h3",
+                of: Of::Task,
+                why: "Killed".to_owned()
+            }]
+        );
+        let lost = "srun: error: Node failure on h3\nsrun: error: h1: task 0: Killed\n";
+        assert_eq!(complaints(lost).len(), 1);
+        assert_eq!(complaints(lost)[0].of, Of::Node);
+        let missing = "srun: error: h3: task 2: Exited with exit code 2\n\
+                       slurmstepd-h3: error: execve(): /opt/dhc-rank: No such file or directory\n";
+        assert_eq!(
+            complaints(missing)[0].why,
+            "/opt/dhc-rank: No such file or directory"
+        );
+        let open_mpi = "mpirun noticed that process rank 2 with PID 0 on node h3 exited on signal 9 (Killed).\n";
+        assert_eq!(complaints(open_mpi)[0].host, "h3");
+        assert_eq!(complaints("srun: error: whatever\nnoise: : :\n"), []);
+    }
+
+    #[test]
+    fn what_is_no_line_of_a_rank_is_counted_and_harms_nothing() {
+        let (mut roster, now) = three();
+        for noise in [
+            "",
+            "hello",
+            "{\"at\":{\"rank\":99",
+            r#"{"hello":{"rank":7,"host":"evil","boot":"","pid":1}}"#,
+        ] {
+            roster.hear(noise.as_bytes(), now);
+        }
+        assert_eq!(roster.not_understood(), 4);
+        assert_eq!(states(&roster), ["waiting", "waiting", "waiting"]);
+    }
+}
