@@ -39,9 +39,9 @@ fn planning(criterion: &mut Criterion) {
     criterion.bench_function("plan the first waves for 16,384 nodes", |timer| {
         timer.iter(|| {
             let mut search = Search::new(16_384, Settings::default());
-            let Step::Wave(_) = search.next() else { return };
+            let Step::Wave(_) = search.step() else { return };
             search.tell(&[dhc_runners::localise::Outcome::Failed]);
-            black_box(search.next());
+            black_box(search.step());
         });
     });
 }

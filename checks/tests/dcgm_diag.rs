@@ -73,6 +73,7 @@ impl Bench {
             state: None,
             deadline: self.deadline,
             confined: false,
+            group: None,
         };
         let mut lines = Vec::new();
         run(find("dcgm-diag").unwrap(), &task, &mut lines).unwrap();
@@ -460,7 +461,7 @@ fn a_lost_gpu_does_not_keep_dcgm_from_saying_so() {
 
 #[test]
 fn a_longer_level_has_a_longer_deadline() {
-    let check = find("dcgm-diag").unwrap();
+    let check = find("dcgm-diag").unwrap().instance().unwrap();
     let budget =
         |level: &str| check.budget(&BTreeMap::from([("level".to_owned(), level.to_owned())]));
     for (shorter, longer) in [("1", "2"), ("2", "3"), ("3", "4")] {

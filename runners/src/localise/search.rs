@@ -15,7 +15,7 @@ const OPEN: f64 = 1e-3;
 const SUSPECT: f64 = 0.05;
 
 /// From this one on, with enough failed groups, it is faulty.
-const FAULTY: f64 = 0.995;
+const FAULTY: f64 = 0.998;
 
 /// Failed groups that an accusation needs, and those among them with different nodes that are good.
 const FAILS_MIN: u32 = 3;
@@ -27,11 +27,16 @@ const PASSES_MIN: u32 = 2;
 /// How often the nodes are parted anew while no part passes, before all are taken to be alike.
 const PARTINGS_MAX: usize = 3;
 
-/// How often a closing test may fail before the paths between nodes are looked at.
+/// How often closing tests may fail, without a node being found after them, before the paths between nodes are looked at;
+/// and where there are too many paths to look at.
 const CLOSINGS_MAX: usize = 2;
+const CLOSINGS_MAX_LARGE: usize = 4;
 
 /// Up to so many nodes every pair is tried where neither nodes nor parts explain a failure: n − 1 waves at most.
 const ALL_PAIRS_MAX: usize = 32;
+
+/// Among so many partings by chance the one that repeats fewest failed groups is taken.
+const RESHUFFLES: usize = 8;
 
 /// How often a wave may tell nothing at all before the search ends.
 const BLIND_MAX: usize = 2;
@@ -77,6 +82,8 @@ pub struct Search {
     /// The set that passed a closing test, until something is held against one of it.
     closed: Option<BTreeSet<Node>>,
     closings_failed: usize,
+    /// A closing test has just failed: somebody is hiding, and everybody is looked at again.
+    reopened: bool,
     blind: usize,
     pairs_left: Option<Vec<(Node, Node)>>,
     pairs_to_repeat: Vec<(Node, Node)>,
@@ -87,7 +94,8 @@ pub struct Search {
 impl Search {
     /// A search among `nodes` nodes of which nothing is known.
     pub fn new(nodes: usize, settings: Settings) -> Search {
-        let prior = (1.0 / nodes.max(1) as f64).clamp(1e-3, 0.02);
+        // One node in two clusters, within what fleets report.
+        let prior = (0.5 / nodes.max(1) as f64).clamp(5e-4, 0.02);
         Search::with_priors(vec![prior; nodes], settings)
     }
 
@@ -97,7 +105,11 @@ impl Search {
         Search {
             random: Random::new(settings.seed),
             belief: Belief::new(priors, settings.rates),
-            settings,
+            settings: Settings {
+                // One group for the suspects and one for the closing test beside them.
+                groups_max: settings.groups_max.max(2),
+                ..settings
+            },
             nodes: vec![Known::default(); nodes],
             waves: 0,
             asked: Vec::new(),
@@ -107,6 +119,7 @@ impl Search {
             whole_passed: false,
             closed: None,
             closings_failed: 0,
+            reopened: false,
             blind: 0,
             pairs_left: None,
             pairs_to_repeat: Vec::new(),
@@ -121,9 +134,11 @@ impl Search {
     }
 
     /// What to measure next. Asked again before [`Search::tell`], the answer is the same.
-    pub fn next(&mut self) -> Step {
+    pub fn step(&mut self) -> Step {
         if self.asked.is_empty() && self.done.is_none() {
             match self.plan() {
+                // Nobody is left whom the open nodes could be measured with.
+                Ok(groups) if groups.is_empty() => self.done = Some(self.conclude()),
                 Ok(groups) => self.asked = groups,
                 Err(conclusion) => self.done = Some(conclusion),
             }
@@ -201,6 +216,7 @@ impl Search {
         self.failed_groups.push(group.nodes.clone());
         if group.purpose == Purpose::Closing {
             self.closings_failed += 1;
+            self.reopened = true;
         }
         if group.purpose != Purpose::Suspect {
             self.closed = None;
@@ -229,6 +245,11 @@ impl Search {
             return self.try_paths();
         }
         let suspects = self.suspects();
+        let strong = suspects.iter().any(|node| self.belief.of(*node) > SUSPECT);
+        if self.reopened && !strong {
+            self.reopened = false;
+            return Ok(self.part_again());
+        }
         if !suspects.is_empty() {
             return Ok(self.confirm(suspects));
         }
@@ -296,28 +317,91 @@ impl Search {
             return Err(Conclusion::AllAlike);
         }
         self.partings += 1;
+        let tries = (0..RESHUFFLES)
+            .map(|_| self.random_parts())
+            .collect::<Vec<_>>();
+        let repeated = |groups: &Vec<Group>| {
+            let known = |group: &&Group| self.failed_groups.contains(&group.nodes);
+            groups.iter().filter(known).count()
+        };
+        match tries.into_iter().min_by_key(repeated) {
+            Some(groups) if !groups.is_empty() => Ok(groups),
+            _ => Err(Conclusion::NotKnown),
+        }
+    }
+
+    fn random_parts(&mut self) -> Vec<Group> {
         let mut nodes = self.active();
         self.random.shuffle(&mut nodes);
-        let (mut named, rest): (Vec<Node>, Vec<Node>) = nodes
+        let (named, mut rest): (Vec<Node>, Vec<Node>) = nodes
             .into_iter()
             .partition(|node| self.nodes[*node].is_to_be_tried());
-        let mut rest = rest;
         let mut groups = Vec::new();
-        while let (Some(one), true) = (named.pop(), rest.len() > 2 || named.is_empty()) {
-            let partner = rest.pop().or_else(|| named.pop());
-            groups.extend(partner.map(|partner| group(vec![one, partner], Purpose::Part)));
+        let mut named = named.into_iter();
+        while groups.len() + 1 < self.settings.groups_max
+            && let Some(one) = named.next()
+        {
+            let Some(partner) = rest.pop().or_else(|| named.next()) else {
+                break;
+            };
+            groups.push(group(vec![one, partner], Purpose::Part));
         }
-        groups.extend(self.split(rest, Purpose::Part, groups.len()));
-        if groups.is_empty() {
-            return Err(Conclusion::NotKnown);
+        let smallest = self.smallest_part();
+        groups.extend(self.split(rest, Purpose::Part, groups.len(), smallest));
+        groups
+    }
+
+    /// Parts everybody who is not accused anew, into groups that are about equally likely to hold the one who hides: small
+    /// ones of those who were suspected before, large ones of the others.
+    fn part_again(&mut self) -> Vec<Group> {
+        let mut nodes: Vec<Node> = self
+            .active()
+            .into_iter()
+            .filter(|node| !self.accused(*node))
+            .collect();
+        self.random.shuffle(&mut nodes);
+        nodes.sort_by(|a, b| self.belief.of(*b).total_cmp(&self.belief.of(*a)));
+        let slots = self.settings.groups_max.min(nodes.len() / 2).max(1);
+        let mass: f64 = nodes.iter().map(|node| self.belief.of(*node)).sum();
+        let mut groups: Vec<Vec<Node>> = vec![Vec::new()];
+        let mut filled = 0.0;
+        for (place, node) in nodes.iter().enumerate() {
+            let last = groups.last().map_or(0, Vec::len);
+            let full = filled * slots as f64 >= mass * groups.len() as f64;
+            if last >= 2 && full && groups.len() < slots && nodes.len() - place >= 2 {
+                groups.push(Vec::new());
+            }
+            filled += self.belief.of(*node);
+            if let Some(group) = groups.last_mut() {
+                group.push(*node);
+            }
         }
-        Ok(groups)
+        groups
+            .into_iter()
+            .map(|nodes| group(nodes, Purpose::Part))
+            .collect()
+    }
+
+    /// Where the whole has failed the smallest groups tell most. Where it has passed the parts only confirm that, and each
+    /// group more is one more that may fail for nothing: about √n groups of √n nodes.
+    fn smallest_part(&self) -> usize {
+        if self.whole_passed {
+            self.nodes.len().isqrt().max(2)
+        } else {
+            2
+        }
     }
 
     /// Splits nodes into groups of at least two, no more than launches are left; one that is left over joins the last.
-    fn split(&self, nodes: Vec<Node>, purpose: Purpose, taken: usize) -> Vec<Group> {
+    fn split(
+        &self,
+        nodes: Vec<Node>,
+        purpose: Purpose,
+        taken: usize,
+        smallest: usize,
+    ) -> Vec<Group> {
         let slots = self.settings.groups_max.saturating_sub(taken).max(1);
-        let count = (nodes.len() / 2).clamp(1, slots);
+        let count = (nodes.len() / smallest).clamp(1, slots);
         if nodes.len() < 2 {
             return Vec::new();
         }
@@ -339,6 +423,14 @@ impl Search {
     fn confirm(&mut self, open: Vec<Node>) -> Vec<Group> {
         let mut good: Vec<Node> = self.active();
         good.retain(|node| self.is_good(*node) && !open.contains(node));
+        if good.is_empty() && open.len() == 1 {
+            // The least suspected has to do as a partner.
+            let others = self
+                .active()
+                .into_iter()
+                .filter(|node| !open.contains(node) && !self.accused(*node));
+            good.extend(others.min_by(|a, b| self.belief.of(*a).total_cmp(&self.belief.of(*b))));
+        }
         self.random.shuffle(&mut good);
         good.sort_by(|a, b| self.belief.of(*b).total_cmp(&self.belief.of(*a)));
         let (strong, weak): (Vec<Node>, Vec<Node>) = open.iter().partition(|node| {
@@ -369,7 +461,12 @@ impl Search {
                 groups.push(group(vec![suspect, partner], Purpose::Suspect));
             }
         } else {
-            groups = self.split(tried.clone(), Purpose::Suspect, usize::from(closing_beside));
+            groups = self.split(
+                tried.clone(),
+                Purpose::Suspect,
+                usize::from(closing_beside),
+                2,
+            );
             for group in &mut groups {
                 if let Some(partner) = good.pop() {
                     group.nodes.push(partner);
@@ -415,12 +512,13 @@ impl Search {
         if rest.len() < 2 {
             return Err(self.conclude());
         }
-        if self.closings_failed >= CLOSINGS_MAX {
-            if rest.len() > ALL_PAIRS_MAX {
-                return Err(Conclusion::NotLocated);
-            }
+        let few = rest.len() <= ALL_PAIRS_MAX;
+        if self.closings_failed >= CLOSINGS_MAX && few {
             self.pairs_left = Some(round_robin(&rest));
             return self.try_paths();
+        }
+        if self.closings_failed >= CLOSINGS_MAX_LARGE {
+            return Err(Conclusion::NotLocated);
         }
         Ok(vec![group(rest, Purpose::Closing)])
     }

@@ -67,7 +67,7 @@ impl Fleet {
         let mut longest = Duration::ZERO;
         loop {
             let begun = Instant::now();
-            let step = search.next();
+            let step = search.step();
             longest = longest.max(begun.elapsed());
             let Step::Wave(groups) = step else {
                 return (search, longest);
