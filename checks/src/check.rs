@@ -95,8 +95,18 @@ pub trait ClusterCheck: Sync {
     /// How long one group may take with these options; `quick` is a group that looks for a culprit.
     fn budget(&self, options: &BTreeMap<String, String>, quick: bool) -> Budget;
 
-    /// The metric that says how fast a group was; groups of a run are compared by it.
-    fn plateau(&self) -> &'static str;
+    /// The metric that says how fast a group was, by which groups of a run are compared; `None` where nothing is timed.
+    fn plateau(&self) -> Option<&'static str>;
+
+    /// The metric that says what became of each node of a group.
+    fn member(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The metric that counts wrong results.
+    fn wrong(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Measures one collective over `group`. Called on the whole cluster and on parts of it, several at once on
     /// different nodes: assume no size and keep no state.

@@ -98,7 +98,7 @@ pub enum Command {
 /// What `dhc run` can be told.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Which level to check: `instance` is this node alone.
+    /// Which level to check.
     #[arg(long, value_enum, default_value_t)]
     pub level: Level,
     /// Run only this check (repeat or separate with commas).
@@ -137,9 +137,57 @@ pub struct RunArgs {
     /// How long recovery tooling may act on the result.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
     pub valid_for: Duration,
+    /// The nodes, for the cluster level.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// Which nodes to look at together, and how to start ranks on them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cluster level")]
+pub struct ClusterArgs {
+    /// How ranks are started; found out if left out: inside an allocation of Slurm its steps, with nodes asked for an
+    /// allocation of Slurm, otherwise ranks on this machine alone.
+    #[arg(long, value_enum)]
+    pub launcher: Option<Launcher>,
+    /// Ask Slurm for so many nodes.
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<u32>,
+    /// Ask Slurm for these nodes, in its own notation; with mpirun, the nodes with commas between them.
+    #[arg(long, value_name = "LIST")]
+    pub nodelist: Option<String>,
+    /// Ask Slurm for nodes of this partition.
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
+    /// Ask Slurm for nodes without other jobs.
+    #[arg(long)]
+    pub exclusive: bool,
+    /// How long to wait until Slurm grants the nodes.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
+    pub wait_for_nodes: Duration,
+    /// The worker program on every node; `dhc-rank` beside dhc if left out.
+    #[arg(long, value_name = "FILE")]
+    pub worker: Option<PathBuf>,
+    /// How many groups may be measured side by side.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub groups: usize,
+    /// Where chance begins when nodes are parted into groups; the run's own if left out.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// How ranks are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Launcher {
+    /// Steps of an allocation of Slurm.
+    Srun,
+    /// Open MPI's launcher on the nodes of --nodelist.
+    Mpirun,
+    /// Ranks on this machine alone.
+    Local,
 }
 
 /// Where the machine and its tools are found; the defaults are the machine that dhc runs on.
@@ -184,6 +232,8 @@ pub enum Level {
     /// This node alone.
     #[default]
     Instance,
+    /// Nodes together: collectives across them, and who is to blame where they fall short.
+    Cluster,
 }
 
 /// How to print a verdict.

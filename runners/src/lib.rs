@@ -1,6 +1,7 @@
 //! The runner of dhc: what to run, running it under supervision, keeping the result, and showing it.
 
 pub mod cli;
+pub mod cluster;
 pub mod explain;
 pub mod imds;
 pub mod journal;

@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use dhc_thresholds::CheckReport;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::run::Watcher;
@@ -23,7 +22,7 @@ struct Silent;
 impl Watcher for Silent {
     fn begins(&self, _: &str, _: Duration) {}
     fn progress(&self, _: &str, _: &str) {}
-    fn ends(&self, _: &CheckReport) {}
+    fn has_ended(&self, _: &str) {}
 }
 
 /// One line on standard error: what is under way, for how long, and how long it usually takes.
@@ -77,8 +76,12 @@ impl Watcher for Live {
         });
     }
 
-    fn ends(&self, report: &CheckReport) {
-        self.change(|under_way| under_way.retain(|entry| entry.0 != report.check));
+    fn has_ended(&self, what: &str) {
+        self.change(|under_way| {
+            if let Some(place) = under_way.iter().position(|entry| entry.0 == what) {
+                under_way.remove(place);
+            }
+        });
     }
 }
 

@@ -19,13 +19,17 @@ use clap::{CommandFactory, Parser};
 use dhc_checks::catalog::{self, CHECKS};
 use dhc_checks::check::{self, Task, chain};
 use dhc_checks::host::Host;
-use dhc_runners::cli::{Cli, Command, Document, Format, MachineArgs, RunArgs, ThresholdsCommand};
+use dhc_runners::cli::{
+    Cli, Command, Document, Format, Level, MachineArgs, RunArgs, ThresholdsCommand,
+};
+use dhc_runners::journal::Journal;
+use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
 use dhc_runners::render::{self, Paper};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store, StoreError};
-use dhc_runners::{Exit, explain, imds, journal, live, tables};
+use dhc_runners::{Exit, cluster, explain, imds, journal, live, tables};
 use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile};
 
 type Failure = Box<dyn std::error::Error>;
@@ -173,75 +177,173 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         machine.identity.instance_type = Some(named.clone());
         machine.identity.instance_type_from = Some("--instance-type".to_owned());
     }
-    let selection = Selection {
-        checks: args.checks,
-        tags: args.tags,
-        skip: args.skip,
-    };
-    let plan = plan::instance_level(
-        &plan::instance_checks(CHECKS),
-        &chosen.table,
-        &machine.there,
-        &selection,
-    )?;
-
+    let mut options: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for setting in &args.settings {
+        options
+            .entry(setting.check.clone())
+            .or_default()
+            .insert(setting.option.clone(), setting.value.clone());
+    }
     let id = ulid::Ulid::new().to_string();
-    let store = Store::open(&state(&args.machine, &environment)?, &id)?;
-    let folder = store.run(&id)?;
     let now = jiff::Timestamp::now();
+    let begun = Instant::now();
     let run = Run {
-        id,
+        id: id.clone(),
         dhc: env!("CARGO_PKG_VERSION").to_owned(),
-        level: "instance".to_owned(),
+        level: match args.level {
+            Level::Instance => "instance".to_owned(),
+            Level::Cluster => "cluster".to_owned(),
+        },
         started_at: now.to_string(),
         duration_ms: 0,
         expires_at: (now + jiff::SignedDuration::try_from(args.valid_for)?).to_string(),
         environment: host.environment.clone(),
     };
+    let keeper = Keeper {
+        store: Store::open(&state(&args.machine, &environment)?, &id)?,
+        run,
+        begun,
+        machine,
+        chosen,
+        options,
+    };
+    match args.level {
+        Level::Instance => instance_level(keeper, host, &args),
+        Level::Cluster => cluster_level(keeper, host, &args, &environment),
+    }
+}
+
+/// What every level needs: the run, and where it is kept.
+struct Keeper {
+    store: Store,
+    run: Run,
+    begun: Instant,
+    machine: Machine,
+    chosen: tables::Chosen,
+    options: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Keeper {
+    /// Begins the journal of a run that means to do these checks.
+    fn begin(&self, planned: Vec<String>) -> Result<(store::RunFolder, Journal), Failure> {
+        let folder = self.store.run(&self.run.id)?;
+        let file = folder.create(store::JOURNAL)?;
+        let (name, identity) = (&self.machine.name, &self.machine.identity);
+        let journal = Journal::begin(file, &self.run, name, identity, planned)?;
+        Ok((folder, journal))
+    }
+
+    /// Prints and keeps the report.
+    fn finish(
+        &self,
+        folder: store::RunFolder,
+        report: &Report,
+        journal_broken: Option<std::io::Error>,
+        args: &RunArgs,
+    ) -> Result<Exit, Failure> {
+        let document = serde_json::to_vec_pretty(report)?;
+        // What was measured is printed before anything else can go wrong.
+        show(report, &document, args.format)?;
+        if let Some(error) = journal_broken {
+            eprintln!("dhc: the journal could not be kept: {error}");
+        }
+        folder.finish(&document)?;
+        if args.format == Format::Table {
+            eprintln!("result: {}", folder.path().join(store::RESULT).display());
+        }
+        if let Some(out) = &args.out {
+            deposit(&std::env::current_exe()?, folder.path(), out)?;
+        }
+        Ok(Exit::of(report))
+    }
+}
+
+fn selection(args: &RunArgs) -> Selection {
+    Selection {
+        checks: args.checks.clone(),
+        tags: args.tags.clone(),
+        skip: args.skip.clone(),
+    }
+}
+
+fn instance_level(keeper: Keeper, host: Host, args: &RunArgs) -> Result<Exit, Failure> {
+    let checks = plan::instance_checks(CHECKS);
+    let (table, there) = (&keeper.chosen.table, &keeper.machine.there);
+    let plan = plan::instance_level(&checks, table, there, &selection(args))?;
     let planned = plan
         .iter()
         .map(|planned| planned.check.spec().name.to_owned())
         .collect();
-    let file = folder.create(store::JOURNAL)?;
-    let mut journal =
-        journal::Journal::begin(file, &run, &machine.name, &machine.identity, planned)?;
-    let mut options: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for setting in args.settings {
-        options
-            .entry(setting.check)
-            .or_default()
-            .insert(setting.option, setting.value);
-    }
+    let (folder, mut journal) = keeper.begin(planned)?;
     let orders = Orders {
         program: std::env::current_exe()?,
         host,
-        machine: &machine,
-        chosen: &chosen,
+        machine: &keeper.machine,
+        chosen: &keeper.chosen,
         plan,
-        options,
+        options: keeper.options.clone(),
         deadline: args.deadline,
         run_deadline: args.run_deadline,
-        readings: Some(store.readings()?),
+        readings: Some(keeper.store.readings()?),
         stop: &STOP,
     };
     let watcher = live::watcher();
-    let (report, journal_broken) = run::node(&orders, run, &mut journal, watcher.as_ref());
+    let (report, journal_broken) =
+        run::node(&orders, keeper.run.clone(), &mut journal, watcher.as_ref());
     drop(watcher);
+    keeper.finish(folder, &report, journal_broken, args)
+}
 
-    let document = serde_json::to_vec_pretty(&report)?;
-    // What was measured is printed before anything else can go wrong.
-    show(&report, &document, args.format)?;
-    if let Some(error) = journal_broken {
-        eprintln!("dhc: the journal could not be kept: {error}");
-    }
-    folder.finish(&document)?;
-    if args.format == Format::Table {
-        eprintln!("result: {}", folder.path().join(store::RESULT).display());
-    }
-    if let Some(out) = &args.out {
-        deposit(&orders.program, folder.path(), out)?;
-    }
-    Ok(Exit::of(&report))
+fn cluster_level(
+    keeper: Keeper,
+    host: Host,
+    args: &RunArgs,
+    environment: &BTreeMap<String, String>,
+) -> Result<Exit, Failure> {
+    let checks = plan::cluster_level(CHECKS, &keeper.chosen.table, &selection(args))?;
+    let planned = checks.iter().map(|check| check.spec().name.to_owned());
+    let (folder, mut journal) = keeper.begin(planned.collect())?;
+    let mut options = keeper.options.clone();
+    let nodes = cluster::gather(
+        &host,
+        &args.cluster,
+        environment,
+        &keeper.machine.name,
+        &keeper.run.id,
+    )?;
+    nodes.defaults(&mut options);
+    let orders = cluster::Orders {
+        program: std::env::current_exe()?,
+        host,
+        cluster: nodes.cluster(),
+        chosen: &keeper.chosen,
+        checks,
+        options,
+        deadline: args.deadline,
+        run_deadline: args.run_deadline,
+        settings: Settings {
+            groups_max: args.cluster.groups,
+            seed: args
+                .cluster
+                .seed
+                .unwrap_or(keeper.begun.elapsed().as_nanos() as u64),
+            ..Settings::default()
+        },
+        stop: &STOP,
+    };
+    let watcher = live::watcher();
+    let outcomes = cluster::run(&orders, &mut journal, watcher.as_ref());
+    drop(watcher);
+    let run = Run {
+        duration_ms: u64::try_from(keeper.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ..keeper.run.clone()
+    };
+    let mut report = Report::new(run, keeper.chosen.judged_by.clone(), outcomes.nodes)
+        .with_cluster(outcomes.cluster);
+    report.complete &= !STOP.load(Ordering::Relaxed);
+    let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
+    nodes.release();
+    exit
 }
 
 fn stop_flag() -> Arc<AtomicBool> {
@@ -342,15 +444,7 @@ fn judge(
         refuse_stale(&stored, machine)?;
     }
     let chosen = tables::choose(thresholds, None, Some(&stored.judged_by.instance_type))?;
-    let nodes = stored
-        .nodes
-        .iter()
-        .map(|node| node.judged_again(&tables::metrics_of, &chosen.table));
-    let report = Report::new(
-        stored.run.clone(),
-        chosen.judged_by.clone(),
-        nodes.collect(),
-    );
+    let report = stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table);
     show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
     Ok(Exit::of(&report))
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use dhc_checks::check::{Check, InstanceCheck};
+use dhc_checks::check::{Check, ClusterCheck, InstanceCheck, Spec};
 use dhc_thresholds::{Hardware, Table};
 
 /// Which checks the user wants.
@@ -54,21 +54,41 @@ pub fn instance_level(
     there: &BTreeSet<Hardware>,
     selection: &Selection,
 ) -> Result<Vec<Planned>, UnknownWord> {
-    known(checks, selection)?;
+    let specs: Vec<&'static Spec> = checks.iter().map(|check| check.spec()).collect();
+    known(&specs, selection)?;
     let plan = checks.iter().map(|check| Planned {
         check: *check,
-        left_out: unwanted(*check, selection).or_else(|| absent(*check, table, there)),
+        left_out: unwanted(check.spec(), selection).or_else(|| absent(check.spec(), table, there)),
     });
     Ok(plan.collect())
 }
 
-fn known(checks: &[&'static dyn InstanceCheck], selection: &Selection) -> Result<(), UnknownWord> {
-    let names: BTreeSet<&str> = checks.iter().map(|check| check.spec().name).collect();
-    let tags: BTreeSet<&str> = checks
+/// Plans the cluster level: the collectives that the table's hardware allows and the user did not leave out.
+///
+/// # Errors
+/// As [`instance_level`].
+pub fn cluster_level(
+    checks: &[Check],
+    table: &Table,
+    selection: &Selection,
+) -> Result<Vec<&'static dyn ClusterCheck>, UnknownWord> {
+    let collectives: Vec<&'static dyn ClusterCheck> = checks
         .iter()
-        .flat_map(|check| check.spec().tags)
-        .copied()
+        .filter_map(|check| check.cluster())
+        .filter(|check| check.plateau().is_some())
         .collect();
+    let specs: Vec<&'static Spec> = collectives.iter().map(|check| check.spec()).collect();
+    known(&specs, selection)?;
+    let wanted = |check: &&'static dyn ClusterCheck| {
+        let spec = check.spec();
+        unwanted(spec, selection).is_none() && absent(spec, table, &BTreeSet::new()).is_none()
+    };
+    Ok(collectives.into_iter().filter(wanted).collect())
+}
+
+fn known(specs: &[&'static Spec], selection: &Selection) -> Result<(), UnknownWord> {
+    let names: BTreeSet<&str> = specs.iter().map(|spec| spec.name).collect();
+    let tags: BTreeSet<&str> = specs.iter().flat_map(|spec| spec.tags).copied().collect();
     let wrong = |word: &String, in_names: bool, in_tags: bool| {
         !(in_names && names.contains(word.as_str()) || in_tags && tags.contains(word.as_str()))
     };
@@ -89,8 +109,7 @@ fn known(checks: &[&'static dyn InstanceCheck], selection: &Selection) -> Result
     })
 }
 
-fn unwanted(check: &dyn InstanceCheck, selection: &Selection) -> Option<String> {
-    let spec = check.spec();
+fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
     if let Some(word) = selection
         .skip
         .iter()
@@ -115,8 +134,8 @@ fn unwanted(check: &dyn InstanceCheck, selection: &Selection) -> Option<String> 
     None
 }
 
-fn absent(check: &dyn InstanceCheck, table: &Table, there: &BTreeSet<Hardware>) -> Option<String> {
-    let needed = check.spec().needs?;
+fn absent(spec: &Spec, table: &Table, there: &BTreeSet<Hardware>) -> Option<String> {
+    let needed = spec.needs?;
     if table.is_generic() {
         return (!there.contains(&needed)).then(|| {
             format!(

@@ -51,7 +51,11 @@ pub trait Watcher: Sync {
     /// A long check says what it is doing.
     fn progress(&self, check: &str, what: &str);
     /// A check has ended.
-    fn ends(&self, report: &CheckReport);
+    fn ends(&self, report: &CheckReport) {
+        self.has_ended(&report.check);
+    }
+    /// What was begun under this name has ended.
+    fn has_ended(&self, what: &str);
 }
 
 /// Runs the plan and reports on the node. Each finished check goes to `journal` at once.

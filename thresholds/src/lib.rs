@@ -4,6 +4,7 @@
 //! it ended. A [`Table`] holds what is due for an instance type. [`judge`] puts the two together, and nothing else
 //! decides: the same record can be judged again later under another table. What was not measured is never a pass.
 
+mod cluster;
 mod fault;
 mod hardware;
 mod judge;
@@ -12,6 +13,7 @@ mod report;
 mod table;
 mod unit;
 
+pub use cluster::{ClusterReport, GroupReport, SearchReport, WaveReport};
 pub use fault::{Action, Fault, Faults};
 pub use hardware::Hardware;
 pub use judge::{Bound, Finding, Status, Verdict, judge};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterReport;
 use crate::fault::{Action, Faults};
 use crate::judge::{Finding, Status, Verdict, judge};
 use crate::measurement::{Device, Ending, Metric, Record};
@@ -33,6 +34,9 @@ pub struct Report {
     pub complete: bool,
     /// The nodes.
     pub nodes: Vec<NodeReport>,
+    /// The nodes together, if the run looked at them so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterReport>,
 }
 
 /// One run of dhc.
@@ -250,6 +254,35 @@ impl Report {
             status,
             complete,
             nodes,
+            cluster: None,
+        }
+    }
+
+    /// With what is known of the nodes together, which counts for the whole as a node does.
+    pub fn with_cluster(mut self, cluster: ClusterReport) -> Self {
+        for check in &cluster.checks {
+            self.status = self.status.max(check.status);
+            self.complete &= check.record.ending != Ending::Interrupted;
+        }
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// The report judged again under `table`; `metrics` finds those that a check declares.
+    pub fn judged_again(
+        &self,
+        judged_by: JudgedBy,
+        metrics: &dyn Fn(&str) -> Vec<&'static Metric>,
+        table: &Table,
+    ) -> Self {
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| node.judged_again(metrics, table));
+        let report = Report::new(self.run.clone(), judged_by, nodes.collect());
+        match &self.cluster {
+            Some(cluster) => report.with_cluster(cluster.judged_again(metrics, table)),
+            None => report,
         }
     }
 

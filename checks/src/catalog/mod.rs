@@ -12,6 +12,7 @@ mod nccom_local;
 mod neuron_count;
 mod neuron_sysfs;
 mod nvlink;
+pub mod roll_call;
 
 use crate::check::Check;
 
@@ -27,6 +28,7 @@ pub const CHECKS: &[Check] = &[
     Check::Instance(&loopback::FABRIC_LOOPBACK),
     Check::Instance(&host::HostCheck),
     Check::Instance(&dcgm_diag::DcgmDiag),
+    Check::Cluster(&roll_call::RollCall),
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
     Check::Inferred(&cluster_node::SPEC),
 ];

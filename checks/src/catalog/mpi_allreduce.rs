@@ -149,8 +149,16 @@ impl ClusterCheck for MpiAllReduce {
         }
     }
 
-    fn plateau(&self) -> &'static str {
-        PLATEAU.name
+    fn plateau(&self) -> Option<&'static str> {
+        Some(PLATEAU.name)
+    }
+
+    fn member(&self) -> Option<&'static str> {
+        Some(MEMBER.name)
+    }
+
+    fn wrong(&self) -> Option<&'static str> {
+        Some(WRONG.name)
     }
 
     fn measure(

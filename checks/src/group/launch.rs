@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::slots;
 use crate::host::Command;
+use crate::rank::Work;
 
 /// How ranks are started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,7 @@ impl Launch {
         &self,
         nodes: &[String],
         ranks_per_node: u32,
+        work: Work,
         deadline: Duration,
     ) -> Command {
         let ranks = nodes.len() * ranks_per_node as usize;
@@ -66,8 +68,13 @@ impl Launch {
                 .arg(format!("--nodelist={}", nodes.join(",")))
                 // Groups share no node, and an ending step of a wave before must not block this one.
                 .arg("--overlap")
-                // One rank that fails ends the step; without these the others wait for it without end.
-                .args(["--kill-on-bad-exit=1", "--wait=15"])
+                // A rank that fails ends the step, or the others would wait for it without end; but who only says hello
+                // must not be ended because a neighbour cannot.
+                .arg(match work {
+                    Work::RollCall => "--kill-on-bad-exit=0",
+                    Work::AllReduce(_) => "--kill-on-bad-exit=1",
+                })
+                .arg("--wait=15")
                 // Slurm counts in whole minutes; this is the net below our own deadline, never the deadline.
                 .arg(format!("--time={}", deadline.as_secs() / 60 + 2)),
             Launch::Mpirun => Command::new("mpirun", deadline)

@@ -71,7 +71,9 @@ impl Group {
         };
         let mut args = vec![self.worker.display().to_string()];
         args.push(serde_json::to_string(&task).expect("a task has no keys but words"));
-        let command = self.launch.command(&self.nodes, ranks_per_node, deadline);
+        let command = self
+            .launch
+            .command(&self.nodes, ranks_per_node, work, deadline);
         let command = command.args(args).grace(GRACE);
         let mut roster = Roster::new(&self.nodes, ranks_per_node, work, beat);
         let output = host

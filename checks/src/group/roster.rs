@@ -288,12 +288,15 @@ impl Roster {
         let (Some(first), Some(last)) = (self.first_hello, self.last_heard) else {
             return false;
         };
+        let expected = self.nodes.len() * self.ranks_per_node as usize;
+        let some_never_came =
+            self.ranks.len() < expected && now.saturating_duration_since(first) > START_LIMIT;
+        if self.goal == Phase::Started {
+            return some_never_came;
+        }
         let others_speak = now.saturating_duration_since(last) < self.silence;
         let one_is_silent = self.ranks.values().any(|rank| self.is_silent(rank));
-        let expected = self.nodes.len() * self.ranks_per_node as usize;
-        let one_never_came =
-            self.ranks.len() < expected && now.saturating_duration_since(first) > START_LIMIT;
-        others_speak && (one_is_silent || one_never_came)
+        others_speak && (one_is_silent || some_never_came)
     }
 }
 

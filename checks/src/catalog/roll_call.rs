@@ -1,0 +1,93 @@
+//! `roll-call`: every node answers and can start the worker, before any collective waits for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dhc_thresholds::{Kind, Metric, Role, Subject, Unit};
+
+use crate::check::{Budget, CheckError, ClusterCheck, Company, Recorder, Spec, Task};
+use crate::group::{Group, NodeState};
+use crate::rank::Work;
+
+/// Whether a node answered.
+pub static ANSWER: Metric = Metric {
+    name: "roll_call.answer",
+    unit: Unit::State,
+    about: "whether a node answered when the worker was started on it: answered or absent",
+    role: Role::Required,
+    fault: "cluster.node.absent",
+};
+
+/// What is known of the check without running it.
+pub static SPEC: Spec = Spec {
+    name: "roll-call",
+    about: "every node answers and can start the worker",
+    explain: "Starts the worker once on every node, without MPI. A node that does not answer is never put into a \
+              collective, where all others would wait for it. A node on which the worker cannot be started is not \
+              accused: it is not known, and the message says what is missing there.",
+    metrics: &[&ANSWER],
+    needs: None,
+    tags: &["cluster"],
+    company: Company::Alone,
+    options: &[],
+};
+
+/// The check.
+pub(super) struct RollCall;
+
+impl ClusterCheck for RollCall {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn budget(&self, _: &BTreeMap<String, String>, _: bool) -> Budget {
+        Budget {
+            expected: Duration::from_secs(2),
+            deadline: Duration::from_secs(40),
+        }
+    }
+
+    fn plateau(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn measure(
+        &self,
+        task: &Task,
+        group: &Group,
+        record: &mut Recorder<'_>,
+    ) -> Result<(), CheckError> {
+        let launched = group.launch(&task.host, Work::RollCall, 1, task.deadline)?;
+        task.confine(record)?;
+        for evidence in launched.evidence(group.launch.name()) {
+            record.evidence(evidence)?;
+        }
+        let boots: BTreeMap<&str, &str> = launched.roster.boots().collect();
+        if boots.is_empty() {
+            // When nobody answers it is the launcher: no node is accused.
+            return Err(CheckError::Unavailable(format!(
+                "no node answered: {} {}; its own words are in the evidence of this check",
+                group.launch.name(),
+                launched.output.ended
+            )));
+        }
+        for (node, state) in launched.roster.states() {
+            let subject = Subject::new(Kind::Node, node);
+            match (state, boots.get(node)) {
+                (_, Some(boot)) => {
+                    record.device(subject.clone(), [("boot_id", (*boot).to_owned())])?;
+                    record.measure(&ANSWER, subject, "answered")?;
+                }
+                (NodeState::CouldNotStart(why) | NodeState::Died(why), None) => {
+                    let why = format!(
+                        "the worker `{}` could not be started on {node}: {why}",
+                        group.worker.display()
+                    );
+                    record.gap(&ANSWER, subject, why)?;
+                }
+                (_, None) => record.measure(&ANSWER, subject, "absent")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Which nodes, and how ranks are started on them: what the user said, what the environment says, what Slurm says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dhc_checks::group::Launch;
+use dhc_checks::host::{Host, valid_host_name};
+
+use super::Cluster;
+use super::slurm::{self, Job, SlurmError, Wanted};
+use crate::cli::{ClusterArgs, Launcher};
+
+/// How long an allocation lasts if nobody gives it back.
+const ALLOCATION: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Ranks on one machine that has no other node to talk to.
+const LOCAL_RANKS: &str = "2";
+
+/// Why there are no nodes to look at.
+#[derive(Debug, thiserror::Error)]
+pub enum GatherError {
+    /// Slurm refused.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// The worker is not where it should be.
+    #[error("the worker `{}` is not there; install dhc-rank beside dhc, or name it with --worker", .0.display())]
+    NoWorker(PathBuf),
+    /// `mpirun` was not told where to.
+    #[error("with --launcher mpirun name the nodes with --nodelist, with commas between them")]
+    NoNodes,
+    /// A name is none.
+    #[error(
+        "`{0}` cannot be the name of a host; write names such as node-1, with commas between them"
+    )]
+    Name(String),
+    /// `srun` outside of an allocation without nodes to ask for.
+    #[error(
+        "say which nodes to ask Slurm for: --nodes N, --nodelist LIST or --partition NAME; or run inside an allocation"
+    )]
+    NothingAsked,
+}
+
+/// The nodes of a run; [`Nodes::release`] gives back what was taken for it, and so does dropping it.
+#[derive(Debug)]
+pub struct Nodes {
+    cluster: Cluster,
+    job: Option<Job>,
+    host: Host,
+}
+
+impl Nodes {
+    /// The nodes and the way to start ranks on them.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Options that follow from the nodes where the user set none.
+    pub fn defaults(&self, options: &mut BTreeMap<String, BTreeMap<String, String>>) {
+        if self.cluster.launch == Launch::Local {
+            let all_reduce = options.entry("mpi-allreduce".to_owned()).or_default();
+            all_reduce
+                .entry("ranks-per-node".to_owned())
+                .or_insert_with(|| LOCAL_RANKS.to_owned());
+        }
+    }
+
+    /// Ends what is left of the run's steps, and the allocation if it was made for the run.
+    pub fn release(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        if let Some(job) = self.job {
+            slurm::clean_up(&self.host, job);
+        }
+    }
+}
+
+/// Finds the nodes, and takes them if Slurm has to be asked.
+///
+/// # Errors
+/// When there are none to be had; nothing is kept of an allocation then.
+pub fn gather(
+    host: &Host,
+    args: &ClusterArgs,
+    environment: &BTreeMap<String, String>,
+    this_node: &str,
+    run: &str,
+) -> Result<Nodes, GatherError> {
+    let worker = worker(args)?;
+    let inside = environment
+        .get("SLURM_JOB_ID")
+        .and_then(|job| job.parse().ok())
+        .map(|id| Job { id, ours: false });
+    let asked = args.nodes.is_some() || args.nodelist.is_some() || args.partition.is_some();
+    let launcher = args.launcher.unwrap_or(match (inside, asked) {
+        (None, false) => Launcher::Local,
+        _ => Launcher::Srun,
+    });
+    let nodes = |names: Vec<String>, launch: Launch| Nodes {
+        cluster: Cluster {
+            nodes: names,
+            down: Vec::new(),
+            launch,
+            worker: worker.clone(),
+        },
+        job: None,
+        host: host.clone(),
+    };
+    match launcher {
+        Launcher::Local => Ok(nodes(vec![this_node.to_owned()], Launch::Local)),
+        Launcher::Mpirun => {
+            let list = args.nodelist.as_ref().ok_or(GatherError::NoNodes)?;
+            let names: Vec<String> = list.split(',').map(|name| name.trim().to_owned()).collect();
+            match names.iter().find(|name| !valid_host_name(name)) {
+                Some(name) => Err(GatherError::Name(name.clone())),
+                None => Ok(nodes(names, Launch::Mpirun)),
+            }
+        }
+        Launcher::Srun => {
+            let job = match inside {
+                Some(job) if !asked => job,
+                _ if asked => slurm::allocate(host, &wanted(args), &format!("dhc-{run}"))?,
+                _ => return Err(GatherError::NothingAsked),
+            };
+            let mut taken = nodes(Vec::new(), Launch::Srun { job: job.id });
+            // From here on an error gives the allocation back.
+            taken.job = Some(job);
+            let slurm::Nodes { up, down } = slurm::nodes(host, job)?;
+            taken.cluster.nodes = up;
+            taken.cluster.down = down;
+            Ok(taken)
+        }
+    }
+}
+
+fn wanted(args: &ClusterArgs) -> Wanted {
+    Wanted {
+        nodes: args.nodes,
+        nodelist: args.nodelist.clone(),
+        partition: args.partition.clone(),
+        exclusive: args.exclusive,
+        time: ALLOCATION,
+        patience: args.wait_for_nodes,
+    }
+}
+
+fn worker(args: &ClusterArgs) -> Result<PathBuf, GatherError> {
+    let beside = || {
+        let this = std::env::current_exe().unwrap_or_default();
+        this.with_file_name("dhc-rank")
+    };
+    let worker = args.worker.clone().unwrap_or_else(beside);
+    if worker.is_file() && worker.is_absolute() {
+        Ok(worker)
+    } else {
+        Err(GatherError::NoWorker(worker))
+    }
+}

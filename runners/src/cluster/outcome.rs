@@ -1,0 +1,225 @@
+//! What a measured group turned out to be: held against the table's limit, and against the other groups of the run.
+
+use dhc_checks::check::ClusterCheck;
+use dhc_thresholds::{Ending, Metric, Record, Status, Table, Value, judge};
+
+use crate::localise::{Group, Node, Outcome, Purpose};
+
+/// Groups that a comparison needs; half of them may be bad before the median is.
+const PEERS_MIN: usize = 5;
+
+/// With fewer, at least so many, only a group below half their median fails.
+const PEERS_FEW: usize = 3;
+const FAR_BELOW: f64 = 0.5;
+
+/// A group is slower than its peers if it is below their median by this share and by so many spreads.
+const BELOW: f64 = 0.95;
+
+/// The least spread, as a share of the median: equal figures must not make any other one an outlier.
+const SPREAD_MIN: f64 = 0.005;
+
+/// Consistency of the median absolute deviation with the standard deviation of a normal distribution.
+const MAD_TO_SIGMA: f64 = 1.4826;
+
+/// A group, what was measured, and what follows.
+#[derive(Clone, Debug)]
+pub(super) struct Measured {
+    pub(super) outcome: Outcome,
+    pub(super) plateau: Option<f64>,
+    /// The bound that it was held against, and whose.
+    pub(super) bound: Option<(f64, String)>,
+    pub(super) error: Option<String>,
+}
+
+/// The groups of a run that passed so far, as peers of those to come.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// Number of nodes and plateau.
+    passed: Vec<(usize, f64)>,
+}
+
+impl Peers {
+    /// Judges the groups of one wave. `name` tells the nodes' names.
+    pub(super) fn judge(
+        &mut self,
+        check: &dyn ClusterCheck,
+        table: &Table,
+        wave: &[(Group, Record)],
+        names: &[String],
+    ) -> Vec<Measured> {
+        let metrics = check.spec().metrics;
+        let mut judged: Vec<Measured> = wave
+            .iter()
+            .map(|(group, record)| alone(check, metrics, table, group, record, names))
+            .collect();
+        let values: Vec<(usize, f64)> = wave
+            .iter()
+            .zip(&judged)
+            .filter(|(_, judged)| judged.outcome == Outcome::Passed)
+            .filter_map(|((group, _), judged)| Some((group.nodes.len(), judged.plateau?)))
+            .collect();
+        for ((group, _), judged) in wave.iter().zip(&mut judged) {
+            let (Outcome::Passed, Some(plateau)) = (&judged.outcome, judged.plateau) else {
+                continue;
+            };
+            // All nodes together have no peers.
+            if matches!(group.purpose, Purpose::Whole | Purpose::Closing) {
+                continue;
+            }
+            let alike = |(nodes, _): &&(usize, f64)| nodes.abs_diff(group.nodes.len()) <= 1;
+            let peers = self.passed.iter().chain(&values).filter(alike);
+            let peers: Vec<f64> = peers.map(|(_, value)| *value).collect();
+            if let Some(bound) = bound(peers)
+                && plateau < bound
+            {
+                judged.outcome = Outcome::Failed;
+                judged.bound = Some((bound, "the other groups of this run".to_owned()));
+            }
+        }
+        let passed = wave
+            .iter()
+            .zip(&judged)
+            .filter(|(_, judged)| judged.outcome == Outcome::Passed)
+            .filter_map(|((group, _), judged)| Some((group.nodes.len(), judged.plateau?)));
+        self.passed.extend(passed);
+        judged
+    }
+}
+
+/// Below what a group is slower than these, itself among them; `None` where they are too few to say.
+fn bound(mut values: Vec<f64>) -> Option<f64> {
+    let median = median(&mut values)?;
+    if values.len() < PEERS_FEW {
+        return None;
+    }
+    if values.len() < PEERS_MIN {
+        return Some(median * FAR_BELOW);
+    }
+    let count = values.len();
+    let mut deviations: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
+    let deviation = self::median(&mut deviations)?;
+    let spread = (MAD_TO_SIGMA * deviation).max(SPREAD_MIN * median);
+    Some((median - spreads(count) * spread).min(median * BELOW))
+}
+
+/// How many spreads below the median make an outlier among `count`, so that a sound run accuses less than one group in a
+/// hundred runs: the quantile of the normal distribution at 1 - 0.01 / count (tabled, and in between the greater one).
+fn spreads(count: usize) -> f64 {
+    match count {
+        0..=8 => 3.0,
+        9..=64 => 3.6,
+        65..=1_024 => 4.3,
+        _ => 4.9,
+    }
+}
+
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    Some(if values.len() % 2 == 1 {
+        upper
+    } else {
+        (values[middle - 1] + upper) / 2.0
+    })
+}
+
+/// What the record of a group says by itself.
+fn alone(
+    check: &dyn ClusterCheck,
+    metrics: &[&'static Metric],
+    table: &Table,
+    group: &Group,
+    record: &Record,
+    names: &[String],
+) -> Measured {
+    let of = |metric: Option<&'static str>| {
+        record
+            .measurements
+            .iter()
+            .filter(move |measured| Some(measured.metric.as_ref()) == metric)
+    };
+    let plateau = of(check.plateau()).find_map(|measured| measured.value.number());
+    let named: Vec<Node> = of(check.member())
+        .filter(|measured| is_to_blame(&measured.value))
+        .filter_map(|measured| {
+            let place = names
+                .iter()
+                .position(|name| *name == measured.subject.name)?;
+            group.nodes.contains(&place).then_some(place)
+        })
+        .collect();
+    let error = match &record.ending {
+        Ending::Finished => None,
+        Ending::Failed { error } => Some(error.clone()),
+        Ending::TimedOut { after_ms } => Some(match record.notes.last() {
+            Some(note) => note.clone(),
+            None => format!("stopped after {after_ms} ms"),
+        }),
+        Ending::Killed { signal } => Some(format!("its process died of signal {signal}")),
+        Ending::Interrupted => Some("the run was stopped".to_owned()),
+        Ending::Skipped { reason } => Some(reason.clone()),
+    };
+    let verdict = judge(record, metrics, table);
+    let finding = verdict
+        .findings
+        .iter()
+        .find(|finding| Some(finding.metric.as_ref()) == check.plateau());
+    let limit = finding.and_then(|finding| finding.bound.as_ref());
+    let bound = limit.and_then(|bound| Some((bound.value.number()?, bound.origin.clone())));
+    let wrong =
+        of(check.wrong()).any(|measured| measured.value.number().is_some_and(|wrong| wrong > 0.0));
+    let slow = finding.is_some_and(|finding| finding.status == Status::Fail);
+    let outcome = match &record.ending {
+        _ if !named.is_empty() => Outcome::Named(named),
+        Ending::Finished if wrong => Outcome::Corrupted,
+        Ending::Finished if slow => Outcome::Failed,
+        Ending::Finished if plateau.is_some() => Outcome::Passed,
+        Ending::TimedOut { .. } => Outcome::Failed,
+        _ => Outcome::Unknown,
+    };
+    Measured {
+        outcome,
+        plateau,
+        bound,
+        error,
+    }
+}
+
+/// Whether a node in this state kept the others waiting.
+fn is_to_blame(state: &Value) -> bool {
+    let Value::Word(word) = state else {
+        return false;
+    };
+    matches!(
+        word.as_ref(),
+        "behind" | "silent" | "died" | "could_not_start" | "never_answered"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_far_from_its_peers_is_an_outlier_and_a_near_one_is_not() {
+        let mut values = vec![100.0, 101.0, 99.0, 100.5, 98.5, 100.2];
+        let bound_of = bound(values.clone()).unwrap();
+        assert!(bound_of > 90.0 && bound_of < 96.0, "{bound_of}");
+        values.push(12.0);
+        assert!(bound(values).unwrap() > 12.0);
+    }
+
+    #[test]
+    fn few_groups_accuse_only_what_is_far_below() {
+        assert_eq!(bound(vec![100.0, 90.0]), None);
+        assert_eq!(bound(vec![100.0, 90.0, 80.0, 10.0]), Some(42.5));
+        assert_eq!(bound(Vec::new()), None);
+    }
+
+    #[test]
+    fn groups_that_are_equal_make_no_outlier_of_the_slightly_slower() {
+        let values = vec![100.0; 20];
+        assert!(bound(values).unwrap() <= 95.0);
+    }
+}

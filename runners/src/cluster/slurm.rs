@@ -1,0 +1,224 @@
+//! What dhc asks of Slurm: nodes, an allocation of them, and to end what is left of its steps.
+//!
+//! All through Slurm's own commands, whose output formats are asked for by name so that they hold from release to release.
+
+use std::time::Duration;
+
+use dhc_checks::check::chain;
+use dhc_checks::host::{Command, Ended, Host, valid_host_name};
+
+/// How long Slurm's controller may take to answer.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// How long a clean-up may take: a controller that is gone must not hold up the result.
+const CLEAN_UP: Duration = Duration::from_secs(3);
+
+/// The largest allocation that is looked at.
+const NODES_MAX: usize = 65_536;
+
+/// Which nodes are wanted from Slurm.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// How many.
+    pub nodes: Option<u32>,
+    /// Which, in Slurm's notation.
+    pub nodelist: Option<String>,
+    /// From which partition.
+    pub partition: Option<String>,
+    /// Whether no other job may run on them meanwhile.
+    pub exclusive: bool,
+    /// How long the allocation lasts if nobody gives it back.
+    pub time: Duration,
+    /// How long to wait for them.
+    pub patience: Duration,
+}
+
+/// An allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its number.
+    pub id: u32,
+    /// Whether it was made for this run, and ends with it.
+    pub ours: bool,
+}
+
+/// Why Slurm did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum SlurmError {
+    /// A command could not be run or failed.
+    #[error("`{command}` {ended}: {said}; look at `sinfo` and `scontrol ping`")]
+    Refused {
+        /// The command.
+        command: &'static str,
+        /// How it ended.
+        ended: String,
+        /// What it said.
+        said: String,
+    },
+    /// A node list cannot be understood.
+    #[error("Slurm named a node `{0}`, which cannot be a host name")]
+    Name(String),
+}
+
+/// The nodes of an allocation as they are now, in Slurm's order, with those that Slurm itself calls down or not responding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// Nodes that can be used.
+    pub up: Vec<String>,
+    /// Nodes that cannot, with the state that Slurm gives them.
+    pub down: Vec<(String, String)>,
+}
+
+/// Asks for an allocation.
+///
+/// # Errors
+/// When Slurm refuses it or does not grant it in time.
+pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmError> {
+    let mut command = Command::new("salloc", wanted.patience + ANSWER)
+        .args(["--no-shell", "--no-kill", "--job-name", name])
+        .arg(format!("--immediate={}", wanted.patience.as_secs().max(1)))
+        .arg(format!("--time={}", wanted.time.as_secs() / 60 + 1));
+    if let Some(nodes) = wanted.nodes {
+        command = command.arg(format!("--nodes={nodes}"));
+    }
+    if let Some(list) = &wanted.nodelist {
+        command = command.arg(format!("--nodelist={list}"));
+    }
+    if let Some(partition) = &wanted.partition {
+        command = command.arg(format!("--partition={partition}"));
+    }
+    if wanted.exclusive {
+        command = command.arg("--exclusive");
+    }
+    let (stdout, stderr) = ask(host, "salloc", &command)?;
+    // `salloc: Granted job allocation 12`
+    let granted = stderr.lines().chain(stdout.lines()).find_map(|line| {
+        let (_, number) = line.split_once("Granted job allocation ")?;
+        number.trim().parse().ok()
+    });
+    granted
+        .map(|id| Job { id, ours: true })
+        .ok_or(SlurmError::Refused {
+            command: "salloc",
+            ended: "granted nothing".to_owned(),
+            said: stderr.trim().to_owned(),
+        })
+}
+
+/// The nodes of an allocation, asked anew: they change while it lasts.
+///
+/// # Errors
+/// When Slurm does not answer.
+pub fn nodes(host: &Host, job: Job) -> Result<Nodes, SlurmError> {
+    let id = job.id.to_string();
+    let list = Command::new("squeue", ANSWER).args(["--noheader", "--jobs", &id, "--format=%N"]);
+    let (list, _) = ask(host, "squeue", &list)?;
+    let states = Command::new("sinfo", ANSWER)
+        .args(["--noheader", "--Node", "--format=%N %T"])
+        .arg(format!("--nodes={}", list.trim()));
+    let (states, _) = ask(host, "sinfo", &states)?;
+    sort(&states)
+}
+
+fn sort(states: &str) -> Result<Nodes, SlurmError> {
+    let mut nodes = Nodes::default();
+    for line in states.lines().take(NODES_MAX) {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(state)) = (words.next(), words.next()) else {
+            continue;
+        };
+        if !valid_host_name(name) {
+            return Err(SlurmError::Name(name.chars().take(100).collect()));
+        }
+        // A node in several partitions is listed for each.
+        let known = |list: &[String]| list.iter().any(|known| known == name);
+        if known(&nodes.up) || nodes.down.iter().any(|(known, _)| known == name) {
+            continue;
+        }
+        // `*`: not responding.
+        if state.starts_with("down") || state.ends_with('*') {
+            nodes.down.push((name.to_owned(), state.to_owned()));
+        } else {
+            nodes.up.push(name.to_owned());
+        }
+    }
+    Ok(nodes)
+}
+
+/// Ends the steps of this run, and the allocation if it was made for the run. What fails here has an end of its own: ranks
+/// end themselves, and an allocation has a time limit.
+pub fn clean_up(host: &Host, job: Job) {
+    let id = job.id.to_string();
+    if job.ours {
+        drop(host.exec(&Command::new("scancel", CLEAN_UP).arg(id)));
+        return;
+    }
+    let steps = Command::new("squeue", CLEAN_UP).args([
+        "--noheader",
+        "--steps",
+        "--jobs",
+        &id,
+        "--format=%i %j",
+    ]);
+    let Ok(output) = host.exec(&steps) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout.kept()).into_owned();
+    let ours = text.lines().filter_map(|line| {
+        let (step, name) = line.trim().split_once(' ')?;
+        let is_step = step
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.');
+        (name == STEP_NAME && is_step).then(|| step.to_owned())
+    });
+    let ours: Vec<String> = ours.collect();
+    if !ours.is_empty() {
+        drop(
+            host.exec(
+                &Command::new("scancel", CLEAN_UP)
+                    .arg("--signal=KILL")
+                    .args(ours),
+            ),
+        );
+    }
+}
+
+/// The name of a step: that of its program.
+const STEP_NAME: &str = "dhc-rank";
+
+fn ask(host: &Host, name: &'static str, command: &Command) -> Result<(String, String), SlurmError> {
+    let refused = |ended: String, said: String| SlurmError::Refused {
+        command: name,
+        ended,
+        said,
+    };
+    let output = host
+        .exec(command)
+        .map_err(|error| refused("cannot be run".to_owned(), chain(&error)))?;
+    let stdout = String::from_utf8_lossy(&output.stdout.kept()).into_owned();
+    if output.ended != Ended::Exited(0) {
+        return Err(refused(
+            output.ended.to_string(),
+            output.stderr.quotation().trim().to_owned(),
+        ));
+    }
+    Ok((stdout, output.stderr.quotation()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_slurm_has_given_up_are_told_apart() {
+        let nodes = sort("h1 mixed\nh2 allocated\nh3 down*\nh4 idle*\nh1 mixed\n").unwrap();
+        assert_eq!(nodes.up, ["h1", "h2"]);
+        let down: Vec<&str> = nodes.down.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(down, ["h3", "h4"]);
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        assert!(matches!(sort("$(reboot) idle\n"), Err(SlurmError::Name(_))));
+    }
+}

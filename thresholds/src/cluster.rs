@@ -1,0 +1,92 @@
+//! What a run says of the nodes together: the waves of groups, and what follows from them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::measurement::Metric;
+use crate::report::CheckReport;
+use crate::table::Table;
+
+/// The nodes together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClusterReport {
+    /// How ranks were started: `srun`, `mpirun` or `local`.
+    pub launcher: String,
+    /// The allocation of Slurm, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<u32>,
+    /// The collective over all nodes that nothing is held against: the first over everybody, or the last over those who are
+    /// left.
+    pub checks: Vec<CheckReport>,
+    /// The searches, one for each collective.
+    pub searches: Vec<SearchReport>,
+}
+
+impl ClusterReport {
+    /// The checks judged again under `table`; the waves stay as they were, since they decided what was measured.
+    pub fn judged_again(
+        &self,
+        metrics: &dyn Fn(&str) -> Vec<&'static Metric>,
+        table: &Table,
+    ) -> Self {
+        let checks = self
+            .checks
+            .iter()
+            .map(|check| CheckReport::new(check.record.clone(), &metrics(&check.check), table));
+        ClusterReport {
+            checks: checks.collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// How the nodes to blame were looked for with one collective.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SearchReport {
+    /// The check whose groups these are.
+    pub check: String,
+    /// What holds for the whole: `all_good`, `nodes`, `paths`, `all_alike`, `not_located` or `not_known`.
+    pub conclusion: String,
+    /// The conclusion in one sentence, with the figures it rests on.
+    pub sentence: String,
+    /// Pairs of good nodes that are slow with one another alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<(String, String)>,
+    /// The waves, in order.
+    pub waves: Vec<WaveReport>,
+}
+
+/// Groups that were measured side by side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WaveReport {
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// The groups.
+    pub groups: Vec<GroupReport>,
+}
+
+/// One group of a wave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GroupReport {
+    /// Its nodes.
+    pub nodes: Vec<String>,
+    /// Why it was measured: `whole`, `part`, `suspect`, `closing` or `path`.
+    pub purpose: String,
+    /// What it turned out to be: `passed`, `failed`, `corrupted`, `named` or `unknown`.
+    pub outcome: String,
+    /// The nodes that did not let it come to its end, as far as they could be seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<String>,
+    /// Its greatest bus bandwidth, in GB/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plateau_gb_per_s: Option<f64>,
+    /// The bound that it was held against, in GB/s, and where that comes from: a table or the other groups of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_gb_per_s: Option<f64>,
+    /// See `bound_gb_per_s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_from: Option<String>,
+    /// What happened, if it did not come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
