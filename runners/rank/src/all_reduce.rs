@@ -13,6 +13,9 @@ use crate::voice::Voice;
 const ITERATIONS_MIN: u64 = 5;
 const ITERATIONS_MAX: u64 = 1_000;
 
+/// Iterations before those that count.
+const WARM_UP: usize = 2;
+
 /// Of how many iterations one is verified, besides the first and the last: comparing costs as much as reducing.
 const VERIFY_EVERY: u64 = 8;
 
@@ -30,7 +33,11 @@ pub(crate) fn sweep(world: &SimpleCommunicator, sweep: &Sweep, voice: &Voice) {
     while bytes <= sweep.bytes_max {
         let elements = usize::try_from(bytes / 4).unwrap_or(usize::MAX);
         let mut run = Size::new(world, elements, voice);
-        let warm_us = run.iterate(true);
+        // The first one opens connections; the second tells what one costs, verification and barrier included.
+        run.iterate(true);
+        let second = Instant::now();
+        run.iterate(true);
+        let warm_us = second.elapsed().as_secs_f64() * 1e6;
         // Rank 0 decides for all, since each has seen another time.
         let late = begun.elapsed().as_millis() as u64 >= sweep.sweep_ms;
         let mut iterations = if late {
@@ -88,9 +95,9 @@ impl<'a> Size<'a> {
         }
     }
 
-    /// One all-reduce; returns its time on this rank in microseconds. The barrier after it is not timed, so that one
+    /// One all-reduce, timed on this rank. The barrier after it is not timed, so that one
     /// rank's verification is not another one's all-reduce.
-    fn iterate(&mut self, verify: bool) -> f64 {
+    fn iterate(&mut self, verify: bool) {
         self.voice.enters();
         let begun = Instant::now();
         self.world
@@ -109,13 +116,12 @@ impl<'a> Size<'a> {
             self.sum.fill(-1.0);
         }
         self.world.barrier();
-        time_us
     }
 
-    /// Gathers what every rank saw, and lets rank 0 tell it. The first iteration was the warm-up and does not count,
-    /// though what it got wrong does.
+    /// Gathers what every rank saw, and lets rank 0 tell it. The times of the warm-up do not count, though what it got
+    /// wrong does.
     fn tell(mut self) {
-        let times = &mut self.times_us[1..];
+        let times = &mut self.times_us[WARM_UP..];
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
         let mean = times.iter().sum::<f64>() / times.len() as f64;
