@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check this node and leave a verdict.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List the checks.
     List {
         /// List the metrics that thresholds can limit, with unit and meaning.

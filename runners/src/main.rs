@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(*args),
         Command::List { metrics: true, .. } => print(&explain::metrics()),
         Command::List { markdown: true, .. } => print(&explain::checks_markdown()),
         Command::List { .. } => print(&explain::checks()),

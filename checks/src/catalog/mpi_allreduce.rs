@@ -69,7 +69,7 @@ const LATENCY_MAX: Metric = Metric {
 const MEMBER: Metric = Metric {
     name: "mpi.allreduce.member",
     unit: Unit::State,
-    about: "what became of a node of the group: done, waiting (for others), behind (others waited for it), silent, died, \
+    about: "what became of a node of the group: done, waiting (for others), behind (others waited for it), silent, died, died_at_start, \
             could_not_start, never_answered",
     role: Role::Context,
     fault: "cluster.node.unresponsive",

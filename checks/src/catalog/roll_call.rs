@@ -63,31 +63,40 @@ impl ClusterCheck for RollCall {
             record.evidence(evidence)?;
         }
         let boots: BTreeMap<&str, &str> = launched.roster.boots().collect();
-        if boots.is_empty() {
-            // When nobody answers it is the launcher: no node is accused.
-            return Err(CheckError::Unavailable(format!(
-                "no node answered: {} {}; its own words are in the evidence of this check",
-                group.launch.name(),
-                launched.output.ended
-            )));
-        }
+        let mut known = false;
         for (node, state) in launched.roster.states() {
             let subject = Subject::new(Kind::Node, node);
             match (state, boots.get(node)) {
                 (_, Some(boot)) => {
+                    known = true;
                     record.device(subject.clone(), [("boot_id", (*boot).to_owned())])?;
                     record.measure(&ANSWER, subject, "answered")?;
                 }
-                (NodeState::CouldNotStart(why) | NodeState::Died(why), None) => {
+                (
+                    NodeState::CouldNotStart(why)
+                    | NodeState::DiedAtStart(why)
+                    | NodeState::Died(why),
+                    None,
+                ) => {
+                    known = true;
                     let why = format!(
                         "the worker `{}` could not be started on {node}: {why}",
                         group.worker.display()
                     );
                     record.gap(&ANSWER, subject, why)?;
                 }
+                // Of nobody at all it is the launcher's silence, not the nodes'.
+                (_, None) if boots.is_empty() => {}
                 (_, None) => record.measure(&ANSWER, subject, "absent")?,
             }
         }
-        Ok(())
+        if known {
+            return Ok(());
+        }
+        Err(CheckError::Unavailable(format!(
+            "no node answered: {} {}; its own words are in the evidence of this check",
+            group.launch.name(),
+            launched.output.ended
+        )))
     }
 }

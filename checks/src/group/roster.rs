@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::host::{Listener, Output};
+use crate::host::{Ended, Listener, Output};
 use crate::rank::{Phase, Progress, RankLine, SizeLine, Work};
 
 use super::launch::StepId;
@@ -34,6 +34,8 @@ pub enum NodeState {
     Silent,
     /// A rank of it died first, or said that it could not go on.
     Died(String),
+    /// A rank of it died before it came to its first collective: more often the doing of MPI's start than of the node.
+    DiedAtStart(String),
     /// The worker could not be started there.
     CouldNotStart(String),
     /// No rank of it ever said anything.
@@ -49,6 +51,7 @@ impl NodeState {
             NodeState::Behind => "behind",
             NodeState::Silent => "silent",
             NodeState::Died(_) => "died",
+            NodeState::DiedAtStart(_) => "died_at_start",
             NodeState::CouldNotStart(_) => "could_not_start",
             NodeState::NeverAnswered => "never_answered",
         }
@@ -57,7 +60,9 @@ impl NodeState {
     /// In whose words, if there are any.
     pub fn why(&self) -> Option<&str> {
         match self {
-            NodeState::Died(why) | NodeState::CouldNotStart(why) => Some(why),
+            NodeState::Died(why) | NodeState::DiedAtStart(why) | NodeState::CouldNotStart(why) => {
+                Some(why)
+            }
             NodeState::Done
             | NodeState::Waiting
             | NodeState::Behind
@@ -175,8 +180,12 @@ impl Roster {
             .filter(|rank| rank.node == node)
             .collect();
         if ranks.len() < self.ranks_per_node as usize {
-            // Where nobody answered it is not this node that is to blame.
-            return NodeState::NeverAnswered;
+            // Where nobody answered it is the launcher's silence, not the nodes'.
+            return if self.ranks.is_empty() {
+                NodeState::Waiting
+            } else {
+                NodeState::NeverAnswered
+            };
         }
         if ranks.iter().any(|rank| self.is_silent(rank)) {
             return NodeState::Silent;
@@ -187,6 +196,12 @@ impl Roster {
             least if least < most => NodeState::Behind,
             _ => NodeState::Waiting,
         }
+    }
+
+    /// Whether any rank came to a collective: then all of them had left MPI's start.
+    fn has_begun(&self) -> bool {
+        let begun = |rank: &Rank| rank.progress.phase >= Phase::Collective;
+        self.ranks.values().any(begun)
     }
 
     fn is_silent(&self, rank: &Rank) -> bool {
@@ -209,7 +224,7 @@ impl Roster {
                 step,
                 ..
             } => {
-                let Some(node) = self.place(&host, rank) else {
+                let Some(node) = self.place(&host) else {
                     self.not_understood += 1;
                     return;
                 };
@@ -244,8 +259,7 @@ impl Roster {
     }
 
     /// Which node of the group calls itself `host`. A launch on this machine alone has one node, whatever its name.
-    fn place(&self, host: &str, rank: u32) -> Option<usize> {
-        let _ = rank;
+    fn place(&self, host: &str) -> Option<usize> {
         if self.nodes.len() == 1 {
             return Some(0);
         }
@@ -266,17 +280,18 @@ impl Roster {
     /// Takes what the launcher said of ranks that died.
     pub(super) fn read_launcher(&mut self, output: &Output) {
         let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
-        for complaint in complaints(&text) {
-            let Some(node) = self
-                .place(complaint.host, 0)
-                .filter(|_| self.nodes.len() > 1)
-            else {
+        // Whoever dies after dhc has ended the launch dies of that.
+        let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
+        let complaints = complaints(&text).into_iter();
+        for complaint in complaints.filter(|complaint| !by_us || complaint.of == Of::Node) {
+            let Some(node) = self.place(complaint.host) else {
                 continue;
             };
             let silent_so_far = !self.boots.contains_key(&node);
             let why: String = complaint.why.chars().take(COMPLAINT_MAX).collect();
             let state = match complaint.of {
                 Of::Task if silent_so_far => NodeState::CouldNotStart(why),
+                Of::Task if !self.has_begun() => NodeState::DiedAtStart(why),
                 Of::Task => NodeState::Died(why),
                 Of::Node => NodeState::Silent,
             };

@@ -36,6 +36,9 @@ use crate::tables::{self, Chosen};
 /// How often nodes that did not answer are asked, before they count as absent.
 const ROLL_CALLS: usize = 2;
 
+/// How often a group is launched before it counts as one that cannot be measured.
+const ATTEMPTS: usize = 3;
+
 /// The nodes, and how ranks are started on them.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -183,8 +186,12 @@ impl Level<'_> {
             if missing.is_empty() || self.is_over() {
                 break;
             }
-            let what = format!("roll call of {} nodes", missing.len());
-            records.push(self.measure(check, missing, false, &what));
+            let groups = chunks(missing, self.orders.settings.groups_max);
+            let what = |nodes: &[String]| format!("roll call of {}", nodes.join(", "));
+            records.extend(side_by_side(groups, |nodes| {
+                let what = what(&nodes);
+                self.measure(check, nodes, false, &what)
+            }));
         }
         records
     }
@@ -274,18 +281,36 @@ impl Level<'_> {
                 nodes.len()
             );
             let quick = !matches!(group.purpose, Purpose::Whole) && number > 0;
-            (group.clone(), self.measure(check, nodes, quick, &what))
+            (
+                group.clone(),
+                self.measure_again(check, &nodes, quick, &what),
+            )
         };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = groups
-                .iter()
-                .map(|group| scope.spawn(move || measure(group)))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("measuring a group does not panic"))
-                .collect()
-        })
+        side_by_side(groups.to_vec(), |group| measure(&group))
+    }
+
+    /// Measures a group, again where it could not be measured: a launch that fails says nothing of the nodes. If the same
+    /// node fails it every time, the last record names it.
+    fn measure_again(
+        &self,
+        check: &'static dyn ClusterCheck,
+        nodes: &[String],
+        quick: bool,
+        what: &str,
+    ) -> Record {
+        let mut record = self.measure(check, nodes.to_vec(), quick, what);
+        for _ in 1..ATTEMPTS {
+            if !outcome::is_unknown(check, &record) || self.is_over() {
+                break;
+            }
+            let before = record;
+            record = self.measure(check, nodes.to_vec(), quick, what);
+            record.notes.push(format!(
+                "measured again, since the launch before came to nothing: {}",
+                outcome::error(&before).unwrap_or_default()
+            ));
+        }
+        record
     }
 
     fn measure(
@@ -426,6 +451,19 @@ fn answer(name: &str, roll_calls: &[Record], orders: &Orders<'_>) -> Record {
     };
     let known = |record: &Record| !record.measurements.is_empty() || !record.gaps.is_empty();
     let last = roll_calls.iter().rev().map(of_node).find(known);
+    let others = roll_calls
+        .iter()
+        .any(|record| !record.measurements.is_empty());
+    let asked = orders.cluster.nodes.iter().any(|node| node == name);
+    if last.is_none() && others && asked && !orders.stop.load(Ordering::Relaxed) {
+        // The launcher works, since others answered: it is this node that does not.
+        let mut record = Record::new(roll_call::SPEC.name, Ending::Finished);
+        let absent = roll_call::ANSWER.of(Subject::new(Kind::Node, name), "absent");
+        record
+            .measurements
+            .push(absent.detail("it did not answer twice, and others did"));
+        return record;
+    }
     last.unwrap_or_else(|| {
         let stopped = orders.stop.load(Ordering::Relaxed);
         let ending = match roll_calls.last() {
@@ -576,6 +614,28 @@ fn sentence(finding: &Finding, waves: &[WaveReport], names: &[String]) -> String
             names.len()
         ),
     }
+}
+
+/// Parts nodes into no more than `groups_max` groups: one node each where that is enough, so that one that is gone holds
+/// up nobody else's answer.
+fn chunks(nodes: Vec<String>, groups_max: usize) -> Vec<Vec<String>> {
+    let size = nodes.len().div_ceil(groups_max.max(1)).max(1);
+    nodes.chunks(size).map(<[String]>::to_vec).collect()
+}
+
+/// Does the work on all items at once and returns what came of it, in their order. The threads only wait for processes.
+fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .into_iter()
+            .map(|item| scope.spawn(move || work(item)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("waiting for a process does not panic"))
+            .collect()
+    })
 }
 
 fn millis(time: Duration) -> u64 {

@@ -69,7 +69,9 @@ impl Peers {
             let alike = |(nodes, _): &&(usize, f64)| nodes.abs_diff(group.nodes.len()) <= 1;
             let peers = self.passed.iter().chain(&values).filter(alike);
             let peers: Vec<f64> = peers.map(|(_, value)| *value).collect();
-            if let Some(bound) = bound(peers)
+            // A limit of the table is the better judge than a handful of neighbours.
+            let enough = judged.bound.is_none() || peers.len() >= PEERS_MIN;
+            if let Some(bound) = bound(peers).filter(|_| enough)
                 && plateau < bound
             {
                 judged.outcome = Outcome::Failed;
@@ -140,26 +142,8 @@ fn alone(
             .filter(move |measured| Some(measured.metric.as_ref()) == metric)
     };
     let plateau = of(check.plateau()).find_map(|measured| measured.value.number());
-    let named: Vec<Node> = of(check.member())
-        .filter(|measured| is_to_blame(&measured.value))
-        .filter_map(|measured| {
-            let place = names
-                .iter()
-                .position(|name| *name == measured.subject.name)?;
-            group.nodes.contains(&place).then_some(place)
-        })
-        .collect();
-    let error = match &record.ending {
-        Ending::Finished => None,
-        Ending::Failed { error } => Some(error.clone()),
-        Ending::TimedOut { after_ms } => Some(match record.notes.last() {
-            Some(note) => note.clone(),
-            None => format!("stopped after {after_ms} ms"),
-        }),
-        Ending::Killed { signal } => Some(format!("its process died of signal {signal}")),
-        Ending::Interrupted => Some("the run was stopped".to_owned()),
-        Ending::Skipped { reason } => Some(reason.clone()),
-    };
+    let named = named(check, group, record, names);
+    let error = error(record);
     let verdict = judge(record, metrics, table);
     let finding = verdict
         .findings
@@ -186,15 +170,59 @@ fn alone(
     }
 }
 
-/// Whether a node in this state kept the others waiting.
-fn is_to_blame(state: &Value) -> bool {
-    let Value::Word(word) = state else {
-        return false;
+/// The nodes that kept their group from its end.
+fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[String]) -> Vec<Node> {
+    let in_state = |wanted: &[&str]| {
+        let members = record.measurements.iter();
+        let members = members.filter(|measured| Some(measured.metric.as_ref()) == check.member());
+        let named = members.filter(|measured| {
+            matches!(&measured.value, Value::Word(word) if wanted.contains(&word.as_ref()))
+        });
+        let places = named.filter_map(|measured| {
+            let place = names
+                .iter()
+                .position(|name| *name == measured.subject.name)?;
+            group.nodes.contains(&place).then_some(place)
+        });
+        places.collect::<Vec<Node>>()
     };
-    matches!(
-        word.as_ref(),
-        "behind" | "silent" | "died" | "could_not_start" | "never_answered"
-    )
+    let gone = in_state(GONE);
+    let stuck = matches!(record.ending, Ending::TimedOut { .. });
+    // Who is behind is only told by others who wait, and only where nobody is gone, for whom all would wait.
+    if gone.is_empty() && stuck {
+        in_state(&["behind"])
+    } else {
+        gone
+    }
+}
+
+/// The states of a node without which its group cannot come to an end.
+const GONE: &[&str] = &["silent", "died", "never_answered"];
+
+/// Whether a record says nothing of its group: nobody is named, and nothing was measured.
+pub(super) fn is_unknown(check: &dyn ClusterCheck, record: &Record) -> bool {
+    let gone = |value: &Value| matches!(value, Value::Word(word) if GONE.contains(&word.as_ref()));
+    let mut members = record
+        .measurements
+        .iter()
+        .filter(|measured| Some(measured.metric.as_ref()) == check.member());
+    matches!(record.ending, Ending::Failed { .. } | Ending::Killed { .. })
+        && !members.any(|member| gone(&member.value))
+}
+
+/// What happened, if the group did not come to its end.
+pub(super) fn error(record: &Record) -> Option<String> {
+    match &record.ending {
+        Ending::Finished => None,
+        Ending::Failed { error } => Some(error.clone()),
+        Ending::TimedOut { after_ms } => Some(match record.notes.last() {
+            Some(note) => note.clone(),
+            None => format!("stopped after {after_ms} ms"),
+        }),
+        Ending::Killed { signal } => Some(format!("its process died of signal {signal}")),
+        Ending::Interrupted => Some("the run was stopped".to_owned()),
+        Ending::Skipped { reason } => Some(reason.clone()),
+    }
 }
 
 #[cfg(test)]
