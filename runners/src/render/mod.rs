@@ -1,5 +1,7 @@
 //! A report as text for people: a table, then what is wrong and what to do, gravest first.
 
+mod cluster;
+
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
 
@@ -22,8 +24,12 @@ pub enum Paper {
 /// The whole report.
 pub fn report(report: &Report, paper: Paper) -> String {
     let mut text = String::new();
-    for node in &report.nodes {
-        text.push_str(&node_text(node, report, paper));
+    if let Some(cluster) = &report.cluster {
+        text.push_str(&cluster::text(report, cluster, paper));
+    } else {
+        for node in &report.nodes {
+            text.push_str(&node_text(node, report, paper));
+        }
     }
     if !report.complete {
         text.push_str("INCOMPLETE: the run was stopped before every check had ended.\n");
@@ -32,23 +38,7 @@ pub fn report(report: &Report, paper: Paper) -> String {
 }
 
 fn node_text(node: &NodeReport, report: &Report, paper: Paper) -> String {
-    let mut table = Table::new();
-    table.load_preset(if paper == Paper::Terminal {
-        presets::UTF8_HORIZONTAL_ONLY
-    } else {
-        presets::NOTHING
-    });
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    match paper {
-        Paper::Plain => {
-            table.set_width(PLAIN_WIDTH).force_no_tty();
-        }
-        // Some terminals say that they have no columns at all.
-        Paper::Terminal => {
-            let width = table.width().filter(|width| *width >= NARROWEST);
-            table.set_width(width.unwrap_or(PLAIN_WIDTH));
-        }
-    }
+    let mut table = table(paper);
     table.set_header(["check", "status", "time", "what was found"]);
     for check in &node.checks {
         table.add_row([
@@ -68,6 +58,28 @@ fn node_text(node: &NodeReport, report: &Report, paper: Paper) -> String {
     }
     text.push_str(&verdict(node));
     text
+}
+
+/// An empty table for this paper.
+fn table(paper: Paper) -> Table {
+    let mut table = Table::new();
+    table.load_preset(if paper == Paper::Terminal {
+        presets::UTF8_HORIZONTAL_ONLY
+    } else {
+        presets::NOTHING
+    });
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    match paper {
+        Paper::Plain => {
+            table.set_width(PLAIN_WIDTH).force_no_tty();
+        }
+        // Some terminals say that they have no columns at all.
+        Paper::Terminal => {
+            let width = table.width().filter(|width| *width >= NARROWEST);
+            table.set_width(width.unwrap_or(PLAIN_WIDTH));
+        }
+    }
+    table
 }
 
 fn headline(node: &NodeReport, report: &Report) -> String {

@@ -1,0 +1,537 @@
+//! The cluster level on a real Slurm and Open MPI cluster of eight hosts (`fixtures/cluster`), with faults of real links,
+//! processes and hosts.
+//!
+//! Eight hosts share the cores of one machine, so no figure here says anything of dhc's accuracy; a slowed host has a tenth
+//! of what the others reach, or less. Needs root, or sudo without a password.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start programs and look at what they leave"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dhc_thresholds::{Action, GroupReport, NodeReport, Report, SearchReport, Status};
+
+const HOSTS: usize = 8;
+
+/// What a slowed link passes, and half of what no sound group of this cluster stays below.
+const SLOW: &str = "100mbit";
+const FLOOR: &str = r#"schema = "dhc.thresholds/1"
+instance_type = "namespace-cluster"
+
+[[limit]]
+metric = "mpi.allreduce.plateau"
+unit = "GB/s"
+fail_below = 0.02
+source = "twice what a link of 100 Mbit/s carries"
+"#;
+
+/// The machine bears one cluster at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+struct Cluster {
+    folder: tempfile::TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    fn up() -> Cluster {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = Cluster {
+            folder: tempfile::tempdir().unwrap(),
+            _one: one,
+        };
+        std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
+        cluster.tool(&["up", &HOSTS.to_string()]);
+        cluster
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cluster/cluster");
+        let mut command = Command::new("env");
+        if rustix::process::geteuid().as_raw() != 0 {
+            command = Command::new("sudo");
+            command.args(["-n", "env"]);
+        }
+        command
+            .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
+            .arg(script.canonicalize().unwrap())
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    #[track_caller]
+    fn tool(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert!(output.status.success(), "cluster {args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `dhc run --level cluster` on all hosts, with these arguments.
+    fn dhc(&self, args: &[&str]) -> Command {
+        let dhc = env!("CARGO_BIN_EXE_dhc");
+        assert!(
+            Path::new(dhc).with_file_name("dhc-rank").is_file(),
+            "dhc-rank is not built: cargo build --package dhc-rank"
+        );
+        let state = self.path("state");
+        let floor = self.path("floor.toml");
+        let nodes = HOSTS.to_string();
+        let mut all = vec![
+            "exec", "ctl", dhc, "run", "--level", "cluster", "--nodes", &nodes,
+        ];
+        all.extend([
+            "--format",
+            "json",
+            "--set",
+            "mpi-allreduce.max-bytes=1048576",
+        ]);
+        all.extend(["--set", "mpi-allreduce.quick-bytes=1048576", "--seed", "1"]);
+        all.extend([
+            "--state",
+            state.to_str().unwrap(),
+            "--thresholds",
+            floor.to_str().unwrap(),
+        ]);
+        all.extend(args);
+        self.command(&all)
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        let begun = Instant::now();
+        outcome(self.dhc(args).output().unwrap(), begun)
+    }
+
+    /// Starts a run and waits until the collective over all hosts is under way.
+    fn begin(&self, args: &[&str]) -> (Child, Instant) {
+        let begun = Instant::now();
+        let child = self
+            .dhc(args)
+            .args(["--set", "mpi-allreduce.size-ms=2000"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let under_way = || {
+            self.command(&["exec", "h8", "pgrep", "-f", "all_reduce"])
+                .output()
+                .unwrap()
+        };
+        while !under_way().status.success() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "no collective began"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // MPI's start is over, and the first sizes are measured.
+        std::thread::sleep(Duration::from_secs(3));
+        (child, begun)
+    }
+
+    /// Slurm has no step and no job left, and has taken no host out of service.
+    #[track_caller]
+    fn assert_clean(&self) {
+        let limit = Instant::now() + Duration::from_secs(30);
+        loop {
+            let left = self.tool(&["exec", "ctl", "squeue", "--noheader"]);
+            let steps = self.tool(&["exec", "ctl", "squeue", "--noheader", "--steps"]);
+            if left.trim().is_empty() && steps.trim().is_empty() {
+                break;
+            }
+            assert!(Instant::now() < limit, "left in Slurm: {left}{steps}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.assert_nobody_drained();
+    }
+
+    #[track_caller]
+    fn assert_nobody_drained(&self) {
+        let drained = self.tool(&[
+            "exec",
+            "ctl",
+            "sinfo",
+            "--noheader",
+            "--states=drain",
+            "--format=%N %E",
+        ]);
+        assert_eq!(drained.trim(), "", "hosts taken out of service");
+    }
+
+    fn journal(&self) -> PathBuf {
+        let runs = std::fs::read_dir(self.path("state").join("runs")).unwrap();
+        let newest = runs.map(|run| run.unwrap().path()).max().unwrap();
+        newest.join("journal.jsonl")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.command(&["down"]).output());
+    }
+}
+
+struct Outcome {
+    exit: i32,
+    report: Report,
+    took: Duration,
+}
+
+#[track_caller]
+fn outcome(output: Output, begun: Instant) -> Outcome {
+    let took = begun.elapsed();
+    let report =
+        Report::parse(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    Outcome {
+        exit: output.status.code().unwrap(),
+        report,
+        took,
+    }
+}
+
+impl Outcome {
+    /// Nodes with this status.
+    fn nodes(&self, status: Status) -> Vec<&str> {
+        let nodes = self
+            .report
+            .nodes
+            .iter()
+            .filter(|node| node.status == status);
+        nodes.map(|node| node.name.as_str()).collect()
+    }
+
+    fn node(&self, name: &str) -> &NodeReport {
+        self.report
+            .nodes
+            .iter()
+            .find(|node| node.name == name)
+            .unwrap()
+    }
+
+    fn search(&self) -> &SearchReport {
+        &self.report.cluster.as_ref().unwrap().searches[0]
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &GroupReport> {
+        self.search().waves.iter().flat_map(|wave| &wave.groups)
+    }
+
+    /// What a failed assertion shows.
+    fn story(&self) -> String {
+        let search = self
+            .report
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.searches.first());
+        let nodes: Vec<_> = self
+            .report
+            .nodes
+            .iter()
+            .map(|node| (&node.name, node.status))
+            .collect();
+        format!(
+            "exit {}, {:?}, {nodes:?}, {search:#?}",
+            self.exit, self.took
+        )
+    }
+
+    #[track_caller]
+    fn assert_only(&self, bad: &[&str], fault: &str, action: Action) {
+        assert_eq!(self.nodes(Status::Fail), bad, "{}", self.story());
+        for name in bad {
+            let node = self.node(name);
+            assert_eq!(node.action, action, "{}", self.story());
+            assert_eq!(node.faults[0].class, fault, "{}", self.story());
+        }
+        assert_eq!(self.exit, 2, "{}", self.story());
+    }
+}
+
+#[test]
+fn ten_healthy_runs_accuse_nobody() {
+    let cluster = Cluster::up();
+    for _ in 0..10 {
+        let outcome = cluster.run(&[]);
+        assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+        assert_eq!(
+            outcome.nodes(Status::Unknown),
+            NOBODY,
+            "{}",
+            outcome.story()
+        );
+        assert!(outcome.report.complete);
+        assert_eq!(
+            outcome.search().conclusion,
+            "all_good",
+            "{}",
+            outcome.story()
+        );
+    }
+    cluster.assert_clean();
+}
+
+const NOBODY: [&str; 0] = [];
+
+#[test]
+fn a_slowed_host_is_named_and_the_rest_is_shown_to_be_fast_without_it() {
+    let cluster = Cluster::up();
+    cluster.tool(&["slow", "h3", SLOW]);
+    let outcome = cluster.run(&[]);
+    outcome.assert_only(&["h3"], "cluster.node.slow", Action::Reboot);
+    assert_eq!(outcome.search().conclusion, "nodes");
+    let closing = outcome
+        .groups()
+        .filter(|group| group.purpose == "closing")
+        .last()
+        .unwrap();
+    assert_eq!(closing.outcome, "passed", "{}", outcome.story());
+    assert!(!closing.nodes.contains(&"h3".to_owned()));
+    assert!(
+        outcome.nodes(Status::Pass).len() >= 6,
+        "{}",
+        outcome.story()
+    );
+    cluster.assert_clean();
+}
+
+#[test]
+fn two_slowed_hosts_are_both_named() {
+    let cluster = Cluster::up();
+    cluster.tool(&["slow", "h2", SLOW]);
+    cluster.tool(&["slow", "h7", SLOW]);
+    cluster
+        .run(&[])
+        .assert_only(&["h2", "h7"], "cluster.node.slow", Action::Reboot);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_slow_path_between_good_hosts_accuses_neither() {
+    let cluster = Cluster::up();
+    // Neighbours in a ring, and partners of a recursive doubling: whatever MPI does, these two talk to one another.
+    cluster.tool(&["slow-path", "h3", "h4", "20mbit"]);
+    let outcome = cluster.run(&[]);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(outcome.search().conclusion, "paths", "{}", outcome.story());
+    let pair = ("h3".to_owned(), "h4".to_owned());
+    assert_eq!(outcome.search().paths, [pair], "{}", outcome.story());
+    cluster.assert_clean();
+}
+
+#[test]
+fn nobody_is_accused_where_all_hosts_are_slow_alike() {
+    let cluster = Cluster::up();
+    for host in 1..=HOSTS {
+        cluster.tool(&["slow", &format!("h{host}"), SLOW]);
+    }
+    let outcome = cluster.run(&[]);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.search().conclusion,
+        "all_alike",
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.exit,
+        2,
+        "the cluster as a whole is too slow: {}",
+        outcome.story()
+    );
+    let whole = &outcome.report.cluster.as_ref().unwrap().checks[0];
+    let finding = whole
+        .findings
+        .iter()
+        .find(|finding| finding.status == Status::Fail)
+        .unwrap();
+    assert_eq!(finding.fault.as_deref(), Some("cluster.slow"));
+    assert_eq!(finding.action, Action::Investigate);
+    cluster.assert_clean();
+}
+
+/// The name is told, the run goes on without losing anything, and a host that works again is not accused.
+#[track_caller]
+fn assert_interrupted(outcome: &Outcome, host: &str, word: &str) {
+    let named = outcome.groups().find(|group| !group.named.is_empty());
+    let named = named.unwrap_or_else(|| panic!("nobody is named: {}", outcome.story()));
+    assert_eq!(named.named, [host], "{}", outcome.story());
+    let error = named.error.as_deref().unwrap_or_default();
+    assert!(error.contains(&format!("{host} {word}")), "{error}");
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.node(host).status,
+        Status::Warn,
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.search().conclusion,
+        "all_good",
+        "{}",
+        outcome.story()
+    );
+    // The whole sweep may take 60 s, a wave after it 20 s.
+    assert!(
+        outcome.took < Duration::from_secs(120),
+        "{}",
+        outcome.story()
+    );
+}
+
+#[test]
+fn a_killed_rank_costs_one_group_and_its_host_is_named() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    cluster.tool(&["exec", "h3", "pkill", "-KILL", "-f", "all_reduce"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert_interrupted(&outcome, "h3", "died (Killed)");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_stopped_rank_is_found_by_its_silence() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    cluster.tool(&["exec", "h6", "pkill", "-STOP", "-f", "all_reduce"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert_interrupted(&outcome, "h6", "silent");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_host_that_is_cut_off_in_mid_collective_is_named() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    cluster.tool(&["cut", "h5"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    outcome.assert_only(&["h5"], "cluster.node.unresponsive", Action::Reboot);
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS - 1,
+        "{}",
+        outcome.story()
+    );
+    assert!(
+        outcome.took < Duration::from_secs(180),
+        "{}",
+        outcome.story()
+    );
+    // Slurm itself gives the step on a host that it cannot reach up only when it gives up the host.
+    cluster.assert_nobody_drained();
+}
+
+#[test]
+fn a_host_without_power_never_enters_a_collective() {
+    let cluster = Cluster::up();
+    cluster.tool(&["kill", "h4"]);
+    let outcome = cluster.run(&[]);
+    outcome.assert_only(&["h4"], "cluster.node.absent", Action::Reboot);
+    assert!(
+        outcome
+            .groups()
+            .all(|group| !group.nodes.contains(&"h4".to_owned()))
+    );
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS - 1,
+        "{}",
+        outcome.story()
+    );
+    cluster.tool(&["heal", "h4"]);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_host_without_the_worker_is_not_known_and_not_accused() {
+    let cluster = Cluster::up();
+    let worker = Path::new(env!("CARGO_BIN_EXE_dhc")).with_file_name("dhc-rank");
+    cluster.tool(&["hide", "h2", worker.to_str().unwrap()]);
+    let outcome = cluster.run(&[]);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.nodes(Status::Unknown),
+        ["h2"],
+        "{}",
+        outcome.story()
+    );
+    let findings = &outcome.node("h2").checks[0].findings;
+    assert!(
+        findings[0].message.contains("No such file or directory"),
+        "{findings:?}"
+    );
+    assert_eq!(outcome.exit, 3);
+    cluster.assert_clean();
+}
+
+#[test]
+fn sigterm_leaves_a_partial_result_and_no_step() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    let told = Instant::now();
+    cluster.tool(&["exec", "ctl", "pkill", "-TERM", "-x", "dhc"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert!(
+        told.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        told.elapsed()
+    );
+    assert!(!outcome.report.complete);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(outcome.exit, 3, "{}", outcome.story());
+    cluster.assert_clean();
+}
+
+#[test]
+fn sigkill_leaves_a_journal_and_steps_that_end_by_themselves() {
+    let cluster = Cluster::up();
+    let (mut child, _) = cluster.begin(&["--deadline", "12s"]);
+    cluster.tool(&["exec", "ctl", "pkill", "-KILL", "-x", "dhc"]);
+    child.wait().unwrap();
+    let judged = cluster
+        .command(&["exec", "ctl", env!("CARGO_BIN_EXE_dhc"), "judge"])
+        .arg(cluster.journal())
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&judged.stdout).contains("INCOMPLETE"),
+        "{judged:?}"
+    );
+    // The group's deadline, ten seconds, and Slurm's own leisure.
+    let limit = Instant::now() + Duration::from_secs(40);
+    while !cluster
+        .tool(&[
+            "exec",
+            "ctl",
+            "squeue",
+            "--noheader",
+            "--steps",
+            "--format=%j",
+        ])
+        .trim()
+        .lines()
+        .all(|step| step != "dhc-rank")
+    {
+        assert!(Instant::now() < limit, "a step is left");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn a_controller_that_goes_away_costs_no_host_the_verdict() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    cluster.tool(&["stop-ctld"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert!(!outcome.search().waves.is_empty(), "{}", outcome.story());
+    cluster.tool(&["start-ctld"]);
+}
