@@ -63,6 +63,9 @@ impl Cluster {
         }
         command
             .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
+            // Slurm's own default. With less, it takes the first host of a step out of service because that host waits for
+            // news of one that is cut off.
+            .arg("CLUSTER_SLURM=UnkillableStepTimeout=60")
             .arg(script.canonicalize().unwrap())
             .args(args)
             .stdin(Stdio::null());
@@ -116,7 +119,7 @@ impl Cluster {
         let begun = Instant::now();
         let child = self
             .dhc(args)
-            .args(["--set", "mpi-allreduce.size-ms=2000"])
+            .args(["--set", "mpi-allreduce.size-ms=1500"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -141,7 +144,7 @@ impl Cluster {
     /// Slurm has no step and no job left, and has taken no host out of service.
     #[track_caller]
     fn assert_clean(&self) {
-        let limit = Instant::now() + Duration::from_secs(30);
+        let limit = Instant::now() + Duration::from_secs(90);
         loop {
             let left = self.tool(&["exec", "ctl", "squeue", "--noheader"]);
             let steps = self.tool(&["exec", "ctl", "squeue", "--noheader", "--steps"]);
@@ -425,8 +428,7 @@ fn a_host_that_is_cut_off_in_mid_collective_is_named() {
         "{}",
         outcome.story()
     );
-    // Slurm itself gives the step on a host that it cannot reach up only when it gives up the host.
-    cluster.assert_nobody_drained();
+    cluster.assert_clean();
 }
 
 #[test]
