@@ -119,6 +119,9 @@ pub struct RunArgs {
     /// Copy the result to this directory, which may be on a network file system.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write a page for people to this file, self-contained HTML.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// The deadline of each check, such as `5s` or `90m`; each has its own if left out.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub deadline: Option<Duration>,

@@ -26,7 +26,7 @@ use dhc_runners::journal::Journal;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
-use dhc_runners::render::{self, Paper};
+use dhc_runners::render::{self, Paper, html};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store, StoreError};
 use dhc_runners::{Exit, cluster, explain, imds, journal, live, tables};
@@ -250,6 +250,9 @@ impl Keeper {
         folder.finish(&document)?;
         if args.format == Format::Table {
             eprintln!("result: {}", folder.path().join(store::RESULT).display());
+        }
+        if let Some(file) = &args.report {
+            store::write_file(file, html::page(report).as_bytes())?;
         }
         if let Some(out) = &args.out {
             deposit(&std::env::current_exe()?, folder.path(), out)?;

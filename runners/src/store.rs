@@ -262,6 +262,21 @@ pub fn copy(folder: &Path, out: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Writes a file that the user asked for, whole or not at all.
+///
+/// # Errors
+/// When the folder is not there or refuses.
+pub fn write_file(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let name = path
+        .file_name()
+        .and_then(std::ffi::OsStr::to_str)
+        .unwrap_or("report.html");
+    write_whole(folder.unwrap_or(Path::new(".")), name, content)
+}
+
 /// Reads a file that dhc wrote, following no link.
 ///
 /// # Errors

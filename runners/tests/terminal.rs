@@ -137,3 +137,20 @@ fn shells_and_man_learn_what_dhc_can_do() {
     }
     assert!(dhc(&["man"]).1.contains(".SH"));
 }
+
+#[test]
+fn the_page_for_people_stands_alone_and_says_what_is_wrong() {
+    let node = FakeNode::of("p5.48xlarge-link-down")
+        .file("/proc/sys/kernel/hostname", "<script>alert(1)</script>\n");
+    let dhc = Dhc::on(node);
+    let page = dhc.state().parent().unwrap().join("page.html");
+    let outcome = dhc.run(&["--check", "nvlink", "--report", page.to_str().unwrap()]);
+    assert_eq!(outcome.exit, 2);
+    let page = std::fs::read_to_string(page).unwrap();
+    for word in ["nvlink.link_down", "gpu3/link6", "drain and reboot"] {
+        assert!(page.contains(word), "{word}");
+    }
+    for foreign in ["<script", "http:", "https:", "src=", "url("] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+}

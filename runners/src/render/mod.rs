@@ -1,6 +1,7 @@
 //! A report as text for people: a table, then what is wrong and what to do, gravest first.
 
 mod cluster;
+pub mod html;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
