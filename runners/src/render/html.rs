@@ -15,7 +15,7 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 44.0;
-const TOP: f64 = 16.0;
+const TOP: f64 = 30.0;
 const RIGHT: f64 = 16.0;
 
 const STYLE: &str = "\
@@ -25,7 +25,7 @@ const STYLE: &str = "\
 --warn:#d29922;--fail:#f85149;--unknown:#bc8cff}}\
 body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:64rem;margin:2rem auto;padding:0 1rem}\
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}caption{text-align:left;font-weight:600;padding:.25rem 0}\
-th,td{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--soft);vertical-align:top}\
+th{white-space:nowrap}th,td{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--soft);vertical-align:top}\
 td.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}\
 .pass{color:var(--pass)}.warn{color:var(--warn)}.fail,.error{color:var(--fail)}.unknown,.skip{color:var(--unknown)}\
 td.passed,td.failed,td.named,td.corrupted,td.unknown{font-weight:600;text-align:center}\
