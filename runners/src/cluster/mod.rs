@@ -6,6 +6,7 @@
 mod gather;
 mod outcome;
 pub mod slurm;
+pub mod verdicts;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,22 +14,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dhc_checks::catalog::{cluster_node, roll_call};
+use dhc_checks::catalog::roll_call;
 use dhc_checks::check::{Check, ClusterCheck, Task};
 use dhc_checks::group::{self, Launch};
 use dhc_checks::host::Host;
-use dhc_thresholds::{
-    CheckReport, ClusterReport, Device, Ending, Gap, GroupReport, Identity, Kind, NodeReport,
-    Record, SearchReport, Subject, WaveReport,
-};
-use outcome::{Measured, Peers};
+use dhc_thresholds::{CheckReport, ClusterReport, NodeReport, Record, SearchReport, WaveReport};
+use outcome::Peers;
+use verdicts::{Answers, Known, group_report, sentence};
 
 pub use gather::{GatherError, Nodes, gather};
 
 use crate::journal::Journal;
-use crate::localise::{
-    Conclusion, Finding, Group, NodeFinding, Outcome, Purpose, Search, Settings, Step, Verdict,
-};
+use crate::localise::{Finding, Group, Outcome, Purpose, Search, Settings, Step};
 use crate::run::Watcher;
 use crate::supervise;
 use crate::tables::{self, Chosen};
@@ -95,14 +92,9 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         journal: Mutex::new((journal, None)),
         watcher,
     };
-    let roll_calls = level.roll_calls();
-    let answered: Vec<String> = orders
-        .cluster
-        .nodes
-        .iter()
-        .filter(|node| has_answered(&roll_calls, node))
-        .cloned()
-        .collect();
+    let (roll_calls, answers) = level.roll_calls();
+    let up = orders.cluster.nodes.iter();
+    let answered: Vec<String> = up.filter(|node| answers.has(node)).cloned().collect();
     let mut checks = Vec::new();
     let mut searches = Vec::new();
     let mut findings: Vec<(&'static str, Finding)> = Vec::new();
@@ -116,30 +108,15 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         searches.push(report);
         findings.push((check.spec().name, finding));
     }
-    let names = orders.cluster.nodes.iter();
-    let mut nodes: Vec<NodeReport> = names
-        .map(|name| {
-            let place = answered.iter().position(|known| known == name);
-            let found = place.map(|place| {
-                findings
-                    .iter()
-                    .map(move |(check, finding)| (*check, finding.nodes[place]))
-            });
-            level.node(
-                name,
-                &roll_calls,
-                found.into_iter().flatten().collect(),
-                local,
-            )
-        })
-        .collect();
-    nodes.extend(
-        orders
-            .cluster
-            .down
-            .iter()
-            .map(|(name, state)| level.down(name, state)),
-    );
+    let known = Known {
+        cluster: orders.cluster,
+        answers: &answers,
+        answered: &answered,
+        findings: &findings,
+        local,
+        over: level.is_over(),
+    };
+    let nodes = known.nodes(&orders.chosen.table);
     let cluster = ClusterReport {
         launcher: orders.cluster.launch.name().to_owned(),
         job: match orders.cluster.launch {
@@ -167,20 +144,21 @@ struct Level<'a> {
 
 impl Level<'_> {
     /// Asks every node, and once more those that did not answer.
-    fn roll_calls(&self) -> Vec<Record> {
+    fn roll_calls(&self) -> (Vec<Record>, Answers) {
         let Some(check) = Check::cluster(
             dhc_checks::catalog::find(roll_call::SPEC.name).expect("the catalog has the roll call"),
         ) else {
-            return Vec::new();
+            return (Vec::new(), Answers::default());
         };
         let mut records: Vec<Record> = Vec::new();
+        let mut answers = Answers::default();
         for _ in 0..ROLL_CALLS {
             let missing: Vec<String> = self
                 .orders
                 .cluster
                 .nodes
                 .iter()
-                .filter(|node| !has_answered(&records, node))
+                .filter(|node| !answers.has(node))
                 .cloned()
                 .collect();
             if missing.is_empty() || self.is_over() {
@@ -188,12 +166,14 @@ impl Level<'_> {
             }
             let groups = chunks(missing, self.orders.settings.groups_max);
             let what = |nodes: &[String]| format!("roll call of {}", nodes.join(", "));
-            records.extend(side_by_side(groups, |nodes| {
+            let called = side_by_side(groups, |nodes| {
                 let what = what(&nodes);
                 self.measure(check, nodes, false, &what)
-            }));
+            });
+            called.iter().for_each(|record| answers.add(record));
+            records.extend(called);
         }
-        records
+        (records, answers)
     }
 
     /// Looks for the nodes that one collective accuses. Also returns the record over everybody that nothing is held
@@ -366,253 +346,6 @@ impl Level<'_> {
     fn judged(&self, record: Record) -> CheckReport {
         let metrics = tables::metrics_of(&record.check);
         CheckReport::new(record, &metrics, &self.orders.chosen.table)
-    }
-
-    /// What is known of one node.
-    fn node(
-        &self,
-        name: &str,
-        roll_calls: &[Record],
-        found: Vec<(&'static str, NodeFinding)>,
-        local: bool,
-    ) -> NodeReport {
-        let mut checks = vec![self.judged(answer(name, roll_calls, self.orders))];
-        let answered = has_answered(roll_calls, name);
-        if answered && !local {
-            checks.push(self.judged(part_in_groups(name, &found, self.is_over())));
-        }
-        let boot = |record: &Record| {
-            let device = record
-                .devices
-                .iter()
-                .find(|device| device.subject.name == name)?;
-            device.identity.get("boot_id").cloned()
-        };
-        let identity = Identity {
-            boot_id: roll_calls.iter().rev().find_map(boot),
-            ..Identity::default()
-        };
-        NodeReport::new(name.to_owned(), identity, checks)
-    }
-
-    /// What is known of a node that the scheduler has given up.
-    fn down(&self, name: &str, state: &str) -> NodeReport {
-        let mut record = Record::new(roll_call::SPEC.name, Ending::Finished);
-        let absent = roll_call::ANSWER.of(Subject::new(Kind::Node, name), "absent");
-        record
-            .measurements
-            .push(absent.detail(format!("Slurm calls it `{state}`")));
-        NodeReport::new(
-            name.to_owned(),
-            Identity::default(),
-            vec![self.judged(record)],
-        )
-    }
-}
-
-fn has_answered(roll_calls: &[Record], node: &str) -> bool {
-    roll_calls
-        .iter()
-        .flat_map(|record| &record.measurements)
-        .any(|measured| {
-            measured.subject.name == node
-                && measured.metric == roll_call::ANSWER.name
-                && measured.value == "answered".into()
-        })
-}
-
-/// The last roll call as far as it is about this node.
-fn answer(name: &str, roll_calls: &[Record], orders: &Orders<'_>) -> Record {
-    let about = |subject: &Subject| subject.name == name;
-    let of_node = |record: &Record| Record {
-        check: record.check.clone(),
-        ending: record.ending.clone(),
-        duration_ms: record.duration_ms,
-        measurements: record
-            .measurements
-            .iter()
-            .filter(|it| about(&it.subject))
-            .cloned()
-            .collect(),
-        devices: record
-            .devices
-            .iter()
-            .filter(|it: &&Device| about(&it.subject))
-            .cloned()
-            .collect(),
-        gaps: record
-            .gaps
-            .iter()
-            .filter(|it: &&Gap| about(&it.subject))
-            .cloned()
-            .collect(),
-        notes: Vec::new(),
-        evidence: Vec::new(),
-    };
-    let known = |record: &Record| !record.measurements.is_empty() || !record.gaps.is_empty();
-    let last = roll_calls.iter().rev().map(of_node).find(known);
-    let others = roll_calls
-        .iter()
-        .any(|record| !record.measurements.is_empty());
-    let asked = orders.cluster.nodes.iter().any(|node| node == name);
-    if last.is_none() && others && asked && !orders.stop.load(Ordering::Relaxed) {
-        // The launcher works, since others answered: it is this node that does not.
-        let mut record = Record::new(roll_call::SPEC.name, Ending::Finished);
-        let absent = roll_call::ANSWER.of(Subject::new(Kind::Node, name), "absent");
-        record
-            .measurements
-            .push(absent.detail("it did not answer twice, and others did"));
-        return record;
-    }
-    last.unwrap_or_else(|| {
-        let stopped = orders.stop.load(Ordering::Relaxed);
-        let ending = match roll_calls.last() {
-            Some(record) if !stopped && record.ending != Ending::Finished => record.ending.clone(),
-            _ => Ending::Interrupted,
-        };
-        Record::new(roll_call::SPEC.name, ending)
-    })
-}
-
-/// What the groups that a node was in say of it: the gravest verdict of any collective.
-fn part_in_groups(name: &str, found: &[(&'static str, NodeFinding)], over: bool) -> Record {
-    let spec = &cluster_node::SPEC;
-    let Some((check, gravest)) = found.iter().max_by_key(|(_, finding)| finding.verdict) else {
-        return Record::new(spec.name, Ending::Interrupted);
-    };
-    let mut record = Record::new(spec.name, Ending::Finished);
-    let subject = || Subject::new(Kind::Node, name);
-    let words = format!(
-        "{} of {} groups with it failed ({check}); faulty with a probability of {:.1} %",
-        gravest.failed,
-        gravest.groups,
-        gravest.probability * 100.0
-    );
-    let state = |word: &'static str, fault: &'static str| {
-        cluster_node::STATE
-            .of(subject(), word)
-            .fault(fault)
-            .detail(words.clone())
-    };
-    match gravest.verdict {
-        Verdict::Healthy => record
-            .measurements
-            .push(cluster_node::STATE.of(subject(), "healthy")),
-        Verdict::Interrupted => record
-            .measurements
-            .push(state("interrupted", "cluster.node.interrupted")),
-        Verdict::Suspect => record
-            .measurements
-            .push(state("suspect", "cluster.node.suspect")),
-        Verdict::Unresponsive => record
-            .measurements
-            .push(state("unresponsive", "cluster.node.unresponsive")),
-        Verdict::Corrupting => record
-            .measurements
-            .push(state("corrupting", "cluster.node.corrupting")),
-        Verdict::Faulty => record.measurements.push(state("slow", "cluster.node.slow")),
-        Verdict::Undecided => record.gaps.push(Gap {
-            metric: cluster_node::STATE.name.into(),
-            subject: subject(),
-            why: if over {
-                format!("the run ended before enough was known: {words}")
-            } else {
-                format!("the groups do not tell this node from the others: {words}")
-            },
-        }),
-    }
-    let percent = cluster_node::PROBABILITY.of(subject(), gravest.probability * 100.0);
-    record.measurements.push(percent);
-    record
-        .measurements
-        .push(cluster_node::GROUPS.of(subject(), u64::from(gravest.groups)));
-    record
-        .measurements
-        .push(cluster_node::FAILED_GROUPS.of(subject(), u64::from(gravest.failed)));
-    record
-}
-
-fn group_report(group: &Group, judged: &Measured, names: &[String]) -> GroupReport {
-    let (outcome, named) = match &judged.outcome {
-        Outcome::Passed => ("passed", Vec::new()),
-        Outcome::Failed => ("failed", Vec::new()),
-        Outcome::Corrupted => ("corrupted", Vec::new()),
-        Outcome::Unknown => ("unknown", Vec::new()),
-        Outcome::Named(nodes) => (
-            "named",
-            nodes.iter().map(|node| names[*node].clone()).collect(),
-        ),
-    };
-    let (bound, bound_from) = judged.bound.clone().unzip();
-    GroupReport {
-        nodes: group
-            .nodes
-            .iter()
-            .map(|node| names[*node].clone())
-            .collect(),
-        purpose: group.purpose.word().to_owned(),
-        outcome: outcome.to_owned(),
-        named,
-        plateau_gb_per_s: judged.plateau,
-        bound_gb_per_s: bound,
-        bound_from,
-        error: judged.error.clone(),
-    }
-}
-
-/// The conclusion in one sentence, with the figures it rests on.
-fn sentence(finding: &Finding, waves: &[WaveReport], names: &[String]) -> String {
-    let groups = || waves.iter().flat_map(|wave| &wave.groups);
-    let figure = |group: &GroupReport| {
-        group.plateau_gb_per_s.map_or_else(
-            || group.outcome.clone(),
-            |plateau| format!("{plateau:.3} GB/s"),
-        )
-    };
-    let whole = groups()
-        .find(|group| group.purpose == "whole")
-        .map_or_else(|| "not measured".to_owned(), figure);
-    let against = [Verdict::Faulty, Verdict::Corrupting, Verdict::Unresponsive];
-    let accused: Vec<&str> = (0..finding.nodes.len())
-        .filter(|node| against.contains(&finding.nodes[*node].verdict))
-        .map(|node| names[node].as_str())
-        .collect();
-    let without = groups()
-        .rfind(|group| group.purpose == "closing")
-        .map(figure);
-    match finding.conclusion {
-        Conclusion::AllGood => format!(
-            "all {} nodes together: {whole}; nothing is held against any of them",
-            names.len()
-        ),
-        Conclusion::Nodes => match without {
-            Some(without) => format!(
-                "all {} nodes together: {whole}; without {}: {without}",
-                names.len(),
-                accused.join(", ")
-            ),
-            None => format!(
-                "all {} nodes together: {whole}; held against {}",
-                names.len(),
-                accused.join(", ")
-            ),
-        },
-        Conclusion::Paths => format!(
-            "all {} nodes together: {whole}; every node is good with others, and pairs of them are not",
-            names.len()
-        ),
-        Conclusion::AllAlike => format!(
-            "all {} nodes together: {whole}; no part of them is better, so no node is accused",
-            names.len()
-        ),
-        Conclusion::NotLocated => format!(
-            "all {} nodes together: {whole}; none of the nodes explains it, and no pair that was tried",
-            names.len()
-        ),
-        Conclusion::NotKnown => format!(
-            "all {} nodes together: {whole}; too little could be measured to say more",
-            names.len()
-        ),
     }
 }
 

@@ -179,10 +179,8 @@ fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[Stri
             matches!(&measured.value, Value::Word(word) if wanted.contains(&word.as_ref()))
         });
         let places = named.filter_map(|measured| {
-            let place = names
-                .iter()
-                .position(|name| *name == measured.subject.name)?;
-            group.nodes.contains(&place).then_some(place)
+            let is_it = |place: &&Node| names[**place] == measured.subject.name;
+            group.nodes.iter().find(is_it).copied()
         });
         places.collect::<Vec<Node>>()
     };

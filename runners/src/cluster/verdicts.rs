@@ -1,0 +1,285 @@
+//! What roll calls and searches say of each node, and of the whole: records into reports. Pure.
+
+use std::collections::BTreeMap;
+
+use dhc_checks::catalog::{cluster_node, roll_call};
+use dhc_thresholds::{
+    CheckReport, Ending, Gap, GroupReport, Identity, Kind, NodeReport, Record, Subject, Table,
+    WaveReport,
+};
+
+use super::Cluster;
+use super::outcome::Measured;
+use crate::localise::{Conclusion, Finding, Group, NodeFinding, Outcome, Verdict};
+use crate::tables;
+
+/// What each node answered, from the roll calls so far; the last word of a node counts.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    of_node: BTreeMap<String, Record>,
+    /// How the last roll call ended that did not end well.
+    broken: Option<Ending>,
+}
+
+impl Answers {
+    /// Takes in a roll call.
+    pub fn add(&mut self, record: &Record) {
+        if record.ending != Ending::Finished {
+            self.broken = Some(record.ending.clone());
+        }
+        let mut nodes: BTreeMap<&str, Record> = BTreeMap::new();
+        let empty = || Record {
+            duration_ms: record.duration_ms,
+            ..Record::new(roll_call::SPEC.name, Ending::Finished)
+        };
+        for measured in &record.measurements {
+            let node = nodes.entry(&measured.subject.name).or_insert_with(empty);
+            node.measurements.push(measured.clone());
+        }
+        for gap in &record.gaps {
+            let node = nodes.entry(&gap.subject.name).or_insert_with(empty);
+            node.gaps.push(gap.clone());
+        }
+        for device in &record.devices {
+            let node = nodes.entry(&device.subject.name).or_insert_with(empty);
+            node.devices.push(device.clone());
+        }
+        let nodes = nodes
+            .into_iter()
+            .map(|(name, record)| (name.to_owned(), record));
+        self.of_node.extend(nodes);
+    }
+
+    /// Whether a node answered.
+    pub fn has(&self, node: &str) -> bool {
+        self.of_node.get(node).is_some_and(|record| {
+            let answered =
+                |measured: &dhc_thresholds::Measurement| measured.value == "answered".into();
+            record.measurements.iter().any(answered)
+        })
+    }
+
+    /// The record of a node; one that is not there says why.
+    fn record(&self, node: &str, stopped: bool) -> Record {
+        if let Some(record) = self.of_node.get(node) {
+            return record.clone();
+        }
+        if stopped {
+            return Record::new(roll_call::SPEC.name, Ending::Interrupted);
+        }
+        if self.of_node.is_empty() {
+            let ending = self.broken.clone().unwrap_or(Ending::Interrupted);
+            return Record::new(roll_call::SPEC.name, ending);
+        }
+        // The launcher works, since others answered: it is this node that does not.
+        absent(node, "it did not answer twice, and others did")
+    }
+}
+
+fn absent(node: &str, why: &str) -> Record {
+    let mut record = Record::new(roll_call::SPEC.name, Ending::Finished);
+    let absent = roll_call::ANSWER.of(Subject::new(Kind::Node, node), "absent");
+    record.measurements.push(absent.detail(why));
+    record
+}
+
+/// All that is known when a run is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The nodes.
+    pub cluster: &'a Cluster,
+    /// What they answered.
+    pub answers: &'a Answers,
+    /// Those that answered, in the order of the findings.
+    pub answered: &'a [String],
+    /// What each collective's search found.
+    pub findings: &'a [(&'static str, Finding)],
+    /// Whether there was nobody to be compared with.
+    pub local: bool,
+    /// Whether the run was stopped or ran out of time.
+    pub over: bool,
+}
+
+impl Known<'_> {
+    /// A report for each node, judged by `table`.
+    pub fn nodes(&self, table: &Table) -> Vec<NodeReport> {
+        let judged = |record: Record| {
+            let metrics = tables::metrics_of(&record.check);
+            CheckReport::new(record, &metrics, table)
+        };
+        let places: BTreeMap<&str, usize> = self
+            .answered
+            .iter()
+            .enumerate()
+            .map(|(place, name)| (name.as_str(), place))
+            .collect();
+        let up = self.cluster.nodes.iter().map(|name| {
+            let answer = self.answers.record(name, self.over);
+            let boot_id = answer
+                .devices
+                .iter()
+                .find_map(|device| device.identity.get("boot_id").cloned());
+            let mut checks = vec![judged(answer)];
+            if let Some(place) = places.get(name.as_str()).filter(|_| !self.local) {
+                let found: Vec<(&str, NodeFinding)> = self
+                    .findings
+                    .iter()
+                    .map(|(check, finding)| (*check, finding.nodes[*place]))
+                    .collect();
+                checks.push(judged(part_in_groups(name, &found, self.over)));
+            }
+            let identity = Identity {
+                boot_id,
+                ..Identity::default()
+            };
+            NodeReport::new(name.clone(), identity, checks)
+        });
+        let down = self.cluster.down.iter().map(|(name, state)| {
+            let record = absent(name, &format!("Slurm calls it `{state}`"));
+            NodeReport::new(name.clone(), Identity::default(), vec![judged(record)])
+        });
+        up.chain(down).collect()
+    }
+}
+
+/// What the groups that a node was in say of it: the gravest verdict of any collective.
+fn part_in_groups(name: &str, found: &[(&str, NodeFinding)], over: bool) -> Record {
+    let spec = &cluster_node::SPEC;
+    let Some((check, gravest)) = found.iter().max_by_key(|(_, finding)| finding.verdict) else {
+        return Record::new(spec.name, Ending::Interrupted);
+    };
+    let mut record = Record::new(spec.name, Ending::Finished);
+    let subject = || Subject::new(Kind::Node, name);
+    let words = format!(
+        "{} of {} groups with it failed ({check}); faulty with a probability of {:.1} %",
+        gravest.failed,
+        gravest.groups,
+        gravest.probability * 100.0
+    );
+    let state = |word: &'static str, fault: &'static str| {
+        cluster_node::STATE
+            .of(subject(), word)
+            .fault(fault)
+            .detail(words.clone())
+    };
+    match gravest.verdict {
+        Verdict::Healthy => record
+            .measurements
+            .push(cluster_node::STATE.of(subject(), "healthy")),
+        Verdict::Interrupted => record
+            .measurements
+            .push(state("interrupted", "cluster.node.interrupted")),
+        Verdict::Suspect => record
+            .measurements
+            .push(state("suspect", "cluster.node.suspect")),
+        Verdict::Unresponsive => record
+            .measurements
+            .push(state("unresponsive", "cluster.node.unresponsive")),
+        Verdict::Corrupting => record
+            .measurements
+            .push(state("corrupting", "cluster.node.corrupting")),
+        Verdict::Faulty => record.measurements.push(state("slow", "cluster.node.slow")),
+        Verdict::Undecided => record.gaps.push(Gap {
+            metric: cluster_node::STATE.name.into(),
+            subject: subject(),
+            why: if over {
+                format!("the run ended before enough was known: {words}")
+            } else {
+                format!("the groups do not tell this node from the others: {words}")
+            },
+        }),
+    }
+    let percent = cluster_node::PROBABILITY.of(subject(), gravest.probability * 100.0);
+    record.measurements.push(percent);
+    record
+        .measurements
+        .push(cluster_node::GROUPS.of(subject(), u64::from(gravest.groups)));
+    record
+        .measurements
+        .push(cluster_node::FAILED_GROUPS.of(subject(), u64::from(gravest.failed)));
+    record
+}
+
+pub(super) fn group_report(group: &Group, judged: &Measured, names: &[String]) -> GroupReport {
+    let (outcome, named) = match &judged.outcome {
+        Outcome::Passed => ("passed", Vec::new()),
+        Outcome::Failed => ("failed", Vec::new()),
+        Outcome::Corrupted => ("corrupted", Vec::new()),
+        Outcome::Unknown => ("unknown", Vec::new()),
+        Outcome::Named(nodes) => (
+            "named",
+            nodes.iter().map(|node| names[*node].clone()).collect(),
+        ),
+    };
+    let (bound, bound_from) = judged.bound.clone().unzip();
+    GroupReport {
+        nodes: group
+            .nodes
+            .iter()
+            .map(|node| names[*node].clone())
+            .collect(),
+        purpose: group.purpose.word().to_owned(),
+        outcome: outcome.to_owned(),
+        named,
+        plateau_gb_per_s: judged.plateau,
+        bound_gb_per_s: bound,
+        bound_from,
+        error: judged.error.clone(),
+    }
+}
+
+/// The conclusion in one sentence, with the figures it rests on.
+pub(super) fn sentence(finding: &Finding, waves: &[WaveReport], names: &[String]) -> String {
+    let groups = || waves.iter().flat_map(|wave| &wave.groups);
+    let figure = |group: &GroupReport| {
+        group.plateau_gb_per_s.map_or_else(
+            || group.outcome.clone(),
+            |plateau| format!("{plateau:.3} GB/s"),
+        )
+    };
+    let whole = groups()
+        .find(|group| group.purpose == "whole")
+        .map_or_else(|| "not measured".to_owned(), figure);
+    let against = [Verdict::Faulty, Verdict::Corrupting, Verdict::Unresponsive];
+    let accused: Vec<&str> = (0..finding.nodes.len())
+        .filter(|node| against.contains(&finding.nodes[*node].verdict))
+        .map(|node| names[node].as_str())
+        .collect();
+    let without = groups()
+        .rfind(|group| group.purpose == "closing")
+        .map(figure);
+    match finding.conclusion {
+        Conclusion::AllGood => format!(
+            "all {} nodes together: {whole}; nothing is held against any of them",
+            names.len()
+        ),
+        Conclusion::Nodes => match without {
+            Some(without) => format!(
+                "all {} nodes together: {whole}; without {}: {without}",
+                names.len(),
+                accused.join(", ")
+            ),
+            None => format!(
+                "all {} nodes together: {whole}; held against {}",
+                names.len(),
+                accused.join(", ")
+            ),
+        },
+        Conclusion::Paths => format!(
+            "all {} nodes together: {whole}; every node is good with others, and pairs of them are not",
+            names.len()
+        ),
+        Conclusion::AllAlike => format!(
+            "all {} nodes together: {whole}; no part of them is better, so no node is accused",
+            names.len()
+        ),
+        Conclusion::NotLocated => format!(
+            "all {} nodes together: {whole}; none of the nodes explains it, and no pair that was tried",
+            names.len()
+        ),
+        Conclusion::NotKnown => format!(
+            "all {} nodes together: {whole}; too little could be measured to say more",
+            names.len()
+        ),
+    }
+}
