@@ -470,7 +470,7 @@ mod tests {
         let later = begun + START_LIMIT + Duration::from_secs(1);
         at(&mut roster, 0, "init", 0, later);
         assert!(roster.enough(later));
-        assert_eq!(states(&roster), ["behind", "never_answered"]);
+        assert_eq!(states(&roster), ["waiting", "never_answered"]);
     }
 
     #[test]
