@@ -7,7 +7,12 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
     let metrics = tables::metrics();
-    let table = Table::parse(&String::from_utf8_lossy(text), "fuzz.toml", &metrics, &|_| None);
+    let table = Table::parse(
+        &String::from_utf8_lossy(text),
+        "fuzz.toml",
+        &metrics,
+        &|_| None,
+    );
     if let (Ok(report), Ok(generic)) = (Report::parse(text), tables::built_in_table("generic")) {
         for node in &report.nodes {
             node.judged_again(&tables::metrics_of, &generic.table);

@@ -12,6 +12,8 @@ fuzz_target!(|text: &[u8]| {
     }
     // The same lines under the facility `user` accuse nothing.
     let lines = text.split(|byte| *byte == b'\n');
-    let forged: Vec<u8> = lines.flat_map(|line| [b"12,1,1,-;".as_slice(), line, b"\n"].concat()).collect();
+    let forged: Vec<u8> = lines
+        .flat_map(|line| [b"12,1,1,-;".as_slice(), line, b"\n"].concat())
+        .collect();
     assert!(KernelLog::read(&forged).events.is_empty());
 });

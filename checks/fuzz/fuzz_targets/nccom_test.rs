@@ -6,6 +6,11 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
     if let Ok(table) = nccom_test::read(&String::from_utf8_lossy(text)) {
-        assert!(table.rows.iter().all(|row| row.time_us.is_finite() && row.busbw.0 >= 0.0));
+        assert!(
+            table
+                .rows
+                .iter()
+                .all(|row| row.time_us.is_finite() && row.algbw_gb_per_s() >= 0.0)
+        );
     }
 });

@@ -6,7 +6,11 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
     let text = String::from_utf8_lossy(text).replace("planted", "");
-    for line in ["HF_TOKEN=hf_planted", "key AKIAPLANTEDplanted00", "Authorization: Bearer planted.planted"] {
+    for line in [
+        "HF_TOKEN=hf_planted",
+        "key AKIAPLANTEDplanted00",
+        "Authorization: Bearer planted.planted",
+    ] {
         let clean = redact::text(&format!("{text}\n{line}plantedplantedplanted\n"));
         assert!(!clean.contains("planted"), "{clean}");
     }

@@ -8,6 +8,7 @@ mod gpu_memory;
 mod host;
 mod loopback;
 mod mpi_allreduce;
+mod nccl_allreduce;
 mod nccom_local;
 mod neuron_count;
 mod neuron_sysfs;
@@ -30,6 +31,7 @@ pub const CHECKS: &[Check] = &[
     Check::Instance(&dcgm_diag::DcgmDiag),
     Check::Cluster(&roll_call::RollCall),
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
+    Check::Cluster(&nccl_allreduce::NcclAllReduce),
     Check::Inferred(&cluster_node::SPEC),
 ];
 

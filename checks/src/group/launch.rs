@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::slots;
 use crate::host::Command;
-use crate::rank::Work;
 
 /// How ranks are started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +20,18 @@ pub enum Launch {
     Mpirun,
     /// Open MPI's launcher, all ranks on this machine.
     Local,
+}
+
+/// The name of every step of dhc.
+pub const STEP_NAME: &str = "dhc-rank";
+
+/// What a rank that fails means for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// They would wait for it without end.
+    EndsAll,
+    /// They say what they have to say all the same.
+    EndsItself,
 }
 
 /// A step of Slurm, as `JOB.STEP`.
@@ -55,7 +66,7 @@ impl Launch {
         &self,
         nodes: &[String],
         ranks_per_node: u32,
-        work: Work,
+        failure: Failure,
         deadline: Duration,
     ) -> Command {
         let ranks = nodes.len() * ranks_per_node as usize;
@@ -68,11 +79,11 @@ impl Launch {
                 .arg(format!("--nodelist={}", nodes.join(",")))
                 // Groups share no node, and an ending step of a wave before must not block this one.
                 .arg("--overlap")
-                // A rank that fails ends the step, or the others would wait for it without end; but who only says hello
-                // must not be ended because a neighbour cannot.
-                .arg(match work {
-                    Work::RollCall => "--kill-on-bad-exit=0",
-                    Work::AllReduce(_) => "--kill-on-bad-exit=1",
+                // So that what is left of it can be found.
+                .arg(format!("--job-name={STEP_NAME}"))
+                .arg(match failure {
+                    Failure::EndsAll => "--kill-on-bad-exit=1",
+                    Failure::EndsItself => "--kill-on-bad-exit=0",
                 })
                 .arg("--wait=15")
                 // Slurm counts in whole minutes; this is the net below our own deadline, never the deadline.

@@ -16,7 +16,8 @@ use crate::check::{CheckError, chain};
 use crate::host::{ExecError, Host, Output};
 use crate::rank::{RankTask, Work};
 
-pub use launch::{Launch, StepId};
+use launch::Failure;
+pub use launch::{Launch, STEP_NAME, StepId};
 pub use roster::{NodeState, Roster};
 
 /// Nodes to measure together, and the way to start ranks on them. It travels as JSON to the process that measures.
@@ -69,11 +70,15 @@ impl Group {
             deadline_ms: millis(deadline + RANK_OUTLIVES),
             beat_ms: millis(beat),
         };
+        let failure = match work {
+            Work::RollCall => Failure::EndsItself,
+            Work::AllReduce(_) => Failure::EndsAll,
+        };
         let mut args = vec![self.worker.display().to_string()];
         args.push(serde_json::to_string(&task).expect("a task has no keys but words"));
         let command = self
             .launch
-            .command(&self.nodes, ranks_per_node, work, deadline);
+            .command(&self.nodes, ranks_per_node, failure, deadline);
         let command = command.args(args).grace(GRACE);
         let mut roster = Roster::new(&self.nodes, ranks_per_node, work, beat);
         let output = host
@@ -85,6 +90,26 @@ impl Group {
             drop(host.exec(&clean_up).map_err(unavailable)?);
         }
         Ok(Launched { roster, output })
+    }
+
+    /// Starts a tool that knows nothing of dhc on every node, so many processes each, and waits for its end or the deadline.
+    /// What is left of its step is ended by the runner, since such a tool does not say which one it is.
+    ///
+    /// # Errors
+    /// When the launcher cannot be started.
+    pub fn launch_tool(
+        &self,
+        host: &Host,
+        tool: &[String],
+        ranks_per_node: u32,
+        deadline: Duration,
+    ) -> Result<Output, CheckError> {
+        let command = self
+            .launch
+            .command(&self.nodes, ranks_per_node, Failure::EndsAll, deadline);
+        let command = command.args(tool.iter().cloned()).grace(GRACE);
+        host.exec(&command)
+            .map_err(|error| CheckError::Unavailable(chain(&error)))
     }
 
     /// How often ranks give a sign of life: every second, more seldom where thousands would drown the launcher.

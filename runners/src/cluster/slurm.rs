@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use dhc_checks::check::chain;
+use dhc_checks::group::STEP_NAME;
 use dhc_checks::host::{Command, Ended, Host, valid_host_name};
 
 /// How long Slurm's controller may take to answer.
@@ -182,9 +183,6 @@ pub fn clean_up(host: &Host, job: Job) {
         );
     }
 }
-
-/// The name of a step: that of its program.
-const STEP_NAME: &str = "dhc-rank";
 
 fn ask(host: &Host, name: &'static str, command: &Command) -> Result<(String, String), SlurmError> {
     let refused = |ended: String, said: String| SlurmError::Refused {

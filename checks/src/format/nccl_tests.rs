@@ -1,0 +1,332 @@
+//! What `all_reduce_perf` of nccl-tests prints: a table of message sizes between lines of NCCL, MPI and the launcher.
+//!
+//! Source: nccl-tests, `src/common.cu`. Columns are named in a header line and differ by version: an `error` that is a
+//! greatest difference (up to 2.11), then a `#wrong` that counts elements; `redop` and `root` come and go; more columns may
+//! follow each half. Every line may carry a launcher's prefix, and log shippers lose the `#`. A table has come to its end
+//! only when both of its last lines are there. `GB` is 10⁹ bytes, and the average over all sizes says nothing that could be
+//! judged, since it depends on which sizes were run.
+
+/// How many rows are read.
+const ROWS_MAX: usize = 10_000;
+
+/// One message size, the slower of the out-of-place and the in-place half.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row {
+    /// Message size in bytes.
+    pub bytes: u64,
+    /// Time of one operation in microseconds.
+    pub time_us: f64,
+    /// Elements that were wrong; `None` where the version or the call does not count them.
+    pub wrong: Option<u64>,
+}
+
+impl Row {
+    /// Algorithm bandwidth in 10⁹ bytes a second: bytes over time.
+    pub fn algbw_gb_per_s(&self) -> f64 {
+        self.bytes as f64 / self.time_us / 1e3
+    }
+
+    /// Bus bandwidth of an all-reduce over `ranks` in 10⁹ bytes a second: `algbw · 2(n − 1)/n`.
+    pub fn all_reduce_busbw_gb_per_s(&self, ranks: u32) -> f64 {
+        let ranks = f64::from(ranks.max(1));
+        self.algbw_gb_per_s() * 2.0 * (ranks - 1.0) / ranks
+    }
+}
+
+/// A table that came to its end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// The sizes, in order.
+    pub rows: Vec<Row>,
+    /// Results out of bounds, as the tool itself counts them over all sizes.
+    pub out_of_bounds: u64,
+    /// Devices that it lists; it cuts long lists.
+    pub devices: usize,
+    /// What NCCL says of the network that it uses, if it was asked to (`NCCL_DEBUG=INFO`).
+    pub network: Option<String>,
+}
+
+/// Why there is no table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NcclTestsError {
+    /// Nothing was printed.
+    #[error("it printed nothing")]
+    Empty,
+    /// It says itself why it stopped.
+    #[error("it stopped: `{0}`")]
+    Stopped(String),
+    /// There is no header line.
+    #[error("it printed no table; its last line is `{0}`")]
+    NoTable(String),
+    /// One of the last two lines is missing.
+    #[error("its table has no end after {rows} rows: it was cut short or failed")]
+    CutShort {
+        /// Rows before the cut.
+        rows: usize,
+    },
+    /// A row cannot be read.
+    #[error("it printed a row that is not one: `{0}`")]
+    Malformed(String),
+    /// Bytes over time is not the bandwidth beside them.
+    #[error("size, time and algbw contradict each other in this row: `{0}`")]
+    Contradiction(String),
+}
+
+/// Where the columns are that matter.
+struct Columns {
+    all: usize,
+    /// Time, algbw and wrong of each half.
+    halves: Vec<[usize; 3]>,
+    counts_wrong: bool,
+}
+
+/// Reads the table.
+///
+/// # Errors
+/// When there is none, it is cut short, or a row makes no sense; never a shorter table instead.
+pub fn read(text: &str) -> Result<Table, NcclTestsError> {
+    if text.trim().is_empty() {
+        return Err(NcclTestsError::Empty);
+    }
+    let mut table = Table::default();
+    let mut columns: Option<Columns> = None;
+    let (mut bounds, mut average) = (false, false);
+    for line in text.lines() {
+        let line = without_prefix(line);
+        if let Some(stopped) = stopped(line) {
+            return Err(NcclTestsError::Stopped(stopped));
+        }
+        let plain = line.trim_start_matches('#').trim();
+        if let Some(header) = columns_of(plain) {
+            columns = Some(header);
+        } else if let Some(rest) = plain.strip_prefix("Out of bounds values :") {
+            let count = rest
+                .split_whitespace()
+                .next()
+                .and_then(|word| word.parse().ok());
+            table.out_of_bounds = count.ok_or_else(|| NcclTestsError::Malformed(quote(line)))?;
+            bounds = true;
+        } else if plain.starts_with("Avg bus bandwidth") {
+            average = true;
+        } else if plain.starts_with("Rank ") && plain.contains(" device ") {
+            table.devices += 1;
+        } else if let Some((_, network)) = plain.split_once("NCCL INFO ") {
+            if network.starts_with("Using network") || network.contains("Selected provider is") {
+                table.network.get_or_insert_with(|| quote(network));
+            }
+        } else if let Some(columns) = &columns
+            && line.trim_start().starts_with(|c: char| c.is_ascii_digit())
+            && let Some(row) = row(line, columns)?
+        {
+            if table.rows.len() >= ROWS_MAX {
+                return Err(NcclTestsError::Malformed(quote(line)));
+            }
+            table.rows.push(row);
+        }
+    }
+    match columns {
+        None => Err(NcclTestsError::NoTable(quote(
+            text.trim().lines().last().unwrap_or(""),
+        ))),
+        Some(_) if !bounds || !average => Err(NcclTestsError::CutShort {
+            rows: table.rows.len(),
+        }),
+        Some(_) => Ok(table),
+    }
+}
+
+/// A line without what launchers put before it: `[1,0]<stdout>:` of Open MPI, `0: ` of srun.
+fn without_prefix(line: &str) -> &str {
+    if let Some((tag, rest)) = line.split_once(">:")
+        && tag.starts_with('[')
+        && tag.contains("]<std")
+    {
+        return rest;
+    }
+    match line.split_once(": ") {
+        Some((rank, rest))
+            if !rank.is_empty() && rank.trim().bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            rest
+        }
+        _ => line,
+    }
+}
+
+/// The tool's own words of failure.
+fn stopped(line: &str) -> Option<String> {
+    let words = [
+        "Test CUDA failure",
+        "Test NCCL failure",
+        "Test timeout",
+        "Test failure",
+        "Invalid number of GPUs",
+    ];
+    words
+        .iter()
+        .any(|word| line.contains(word))
+        .then(|| quote(line.trim()))
+}
+
+fn columns_of(line: &str) -> Option<Columns> {
+    let names: Vec<&str> = line.split_whitespace().collect();
+    if names.first() != Some(&"size") || !names.contains(&"busbw") {
+        return None;
+    }
+    let times = names
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| matches!(**name, "time" | "cputime"));
+    let halves = times.filter_map(|(time, _)| {
+        let after = |wanted: &[&str]| {
+            let place = names[time..]
+                .iter()
+                .position(|name| wanted.contains(name))?;
+            Some(time + place)
+        };
+        Some([time, after(&["algbw"])?, after(&["#wrong", "error"])?])
+    });
+    Some(Columns {
+        all: names.len(),
+        halves: halves.collect(),
+        counts_wrong: names.contains(&"#wrong"),
+    })
+}
+
+/// A row; `None` for a line that only begins with a digit, such as a date.
+fn row(line: &str, columns: &Columns) -> Result<Option<Row>, NcclTestsError> {
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    let malformed = || NcclTestsError::Malformed(quote(line));
+    let Some(bytes) = cells.first().and_then(|cell| cell.parse::<u64>().ok()) else {
+        return Ok(None);
+    };
+    let half = columns
+        .halves
+        .get(1)
+        .zip(columns.halves.first())
+        .map_or(0, |(b, a)| b[0] - a[0]);
+    // In-place alone leaves the first half blank, which blanks do not show.
+    let only_one = cells.len() + half == columns.all;
+    if cells.len() < columns.all && !only_one {
+        return Err(malformed());
+    }
+    let halves = if only_one {
+        &columns.halves[..1]
+    } else {
+        &columns.halves[..]
+    };
+    let mut slowest: Option<Row> = None;
+    for [time, algbw, wrong] in halves {
+        let number = |place: usize| cells.get(place).and_then(|cell| cell.parse::<f64>().ok());
+        let (time_us, printed) = number(*time).zip(number(*algbw)).ok_or_else(malformed)?;
+        let wrong = number(*wrong).filter(|_| columns.counts_wrong);
+        let found = Row {
+            bytes,
+            time_us,
+            wrong: wrong.map(|wrong| wrong.max(0.0) as u64),
+        };
+        let computed = found.algbw_gb_per_s();
+        if bytes > 0 && (time_us <= 0.0 || (printed - computed).abs() > 0.006 + 0.02 * computed) {
+            return Err(NcclTestsError::Contradiction(quote(line)));
+        }
+        slowest = Some(match slowest {
+            Some(other) => Row {
+                time_us: other.time_us.max(time_us),
+                wrong: other.wrong.max(found.wrong),
+                ..found
+            },
+            None => found,
+        });
+    }
+    slowest.map(Some).ok_or_else(malformed)
+}
+
+fn quote(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NEW: &str = include_str!("../../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
+    const OLD: &str = include_str!("../../../fixtures/outputs/nccl_tests/2.10-allreduce.txt");
+
+    #[test]
+    fn tables_of_new_and_old_versions_are_read() {
+        let new = read(NEW).unwrap();
+        assert_eq!((new.rows.len(), new.out_of_bounds, new.devices), (5, 0, 2));
+        let last = new.rows[4];
+        assert_eq!(
+            (last.bytes, last.time_us, last.wrong),
+            (1 << 30, 9021.45, Some(0))
+        );
+        assert!((last.all_reduce_busbw_gb_per_s(2) - 119.02).abs() < 0.01);
+        assert!(new.network.unwrap().contains("provider is efa"));
+        let old = read(OLD).unwrap();
+        assert_eq!(
+            (old.rows.len(), old.rows[2].time_us, old.rows[2].wrong),
+            (3, 1604.20, None)
+        );
+    }
+
+    #[test]
+    fn prefixes_of_launchers_and_lost_marks_change_nothing() {
+        let table = read(NEW).unwrap();
+        for prefix in ["[1,0]<stdout>:", "0: "] {
+            let text: String = NEW
+                .lines()
+                .map(|line| format!("{prefix}{line}\n"))
+                .collect();
+            assert_eq!(read(&text).unwrap(), table, "{prefix}");
+        }
+        let hash = NEW.replace("\n#", "\n");
+        assert_eq!(read(&hash).unwrap().rows, table.rows);
+    }
+
+    #[test]
+    fn wrong_results_are_counted() {
+        let text = NEW
+            .replace("119.05       0\n", "119.05       17\n")
+            .replace("values : 0 OK", "values : 1 FAILED");
+        let table = read(&text).unwrap();
+        assert_eq!((table.rows[4].wrong, table.out_of_bounds), (Some(17), 1));
+    }
+
+    #[test]
+    fn what_failed_says_why() {
+        let text = "# nThread 1\nip-10-0-1-7: Test NCCL failure common.cu:958 'unhandled cuda error / '\n .. ip-10-0-1-7 pid 4242: Test failure common.cu:844\n";
+        assert!(
+            matches!(read(text), Err(NcclTestsError::Stopped(why)) if why.contains("unhandled cuda error"))
+        );
+        assert_eq!(read(""), Err(NcclTestsError::Empty));
+        assert!(matches!(read("hello\n"), Err(NcclTestsError::NoTable(_))));
+    }
+
+    #[test]
+    fn a_table_cut_anywhere_is_never_taken_for_whole() {
+        let end = NEW.find("# Avg bus").unwrap();
+        for cut in 0..end {
+            assert!(read(&NEW[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn figures_that_contradict_each_other_are_refused() {
+        let text = NEW.replace(" 9021.45  119.02", " 9021.45  952.16");
+        assert!(matches!(read(&text), Err(NcclTestsError::Contradiction(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,300}") {
+            drop(read(&text));
+            drop(read(&format!("# size count type redop root time algbw busbw #wrong time algbw busbw #wrong\n{text}")));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `nccl-allreduce` through a launcher that is not there: a script that says hello for roll calls and prints a table of
+//! all_reduce_perf for the rest. Never seen on GPUs.
+mod common;
+
+use common::{Dhc, Outcome};
+use dhc_fixtures::FakeNode;
+use dhc_thresholds::{GroupReport, Status};
+
+const TABLE: &str = include_str!("../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
+
+/// Two H100 nodes behind an `mpirun` that leaves this table.
+fn two_nodes(table: &str) -> Dhc {
+    let script = format!(
+        "case \"$*\" in *roll_call*) \
+         echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}';; *)\n\
+         cat <<'EOF'\n{table}EOF\n;; esac"
+    );
+    Dhc::on(FakeNode::plain().tool("mpirun").runs(&script))
+}
+
+fn run(dhc: &Dhc) -> Outcome {
+    let worker = env!("CARGO_BIN_EXE_dhc");
+    dhc.run(&[
+        "--level",
+        "cluster",
+        "--check",
+        "nccl-allreduce",
+        "--launcher",
+        "mpirun",
+        "--nodelist",
+        "n1,n2",
+        "--worker",
+        worker,
+        "--instance-type",
+        "BM.GPU.H100.8",
+        "--set",
+        "nccl-allreduce.gpus-per-node=1",
+    ])
+}
+
+fn groups(outcome: &Outcome) -> Vec<&GroupReport> {
+    let cluster = outcome.report.cluster.as_ref();
+    let search = &cluster.expect("the cluster level was run").searches[0];
+    search.waves.iter().flat_map(|wave| &wave.groups).collect()
+}
+
+/// A table whose large sizes are as fast as the floor asks for.
+fn fast() -> String {
+    TABLE
+        .replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
+        .replace("70.97    1.85    1.85", " 0.14  936.23  936.23")
+        .replace("402.11   41.72   41.72", " 33.55  500.07  500.07")
+        .replace("401.80   41.76   41.76", " 33.55  500.07  500.07")
+        .replace("9021.45  119.02  119.02", "2147.48  500.00  500.00")
+        .replace("9019.33  119.05  119.05", "2147.48  500.00  500.00")
+}
+
+#[test]
+fn a_table_above_the_floor_of_the_type_passes() {
+    let dhc = two_nodes(&fast());
+    let outcome = run(&dhc);
+    assert_eq!(outcome.exit, 0, "{:?}", outcome.report);
+    let calls = dhc.node.calls("mpirun");
+    assert!(
+        calls
+            .iter()
+            .any(|call| call.contains("all_reduce_perf -b 8 -e ")),
+        "{calls:?}"
+    );
+    let whole = groups(&outcome)[0].clone();
+    assert_eq!(
+        (whole.outcome.as_str(), whole.bound_gb_per_s),
+        ("passed", Some(440.0))
+    );
+}
+
+#[test]
+fn a_table_below_it_fails_the_cluster_and_accuses_neither_of_two_nodes() {
+    let outcome = run(&two_nodes(TABLE));
+    assert_eq!(outcome.exit, 2, "{:?}", outcome.report);
+    assert!(
+        outcome
+            .report
+            .nodes
+            .iter()
+            .all(|node| node.status == Status::Unknown)
+    );
+    let cluster = outcome
+        .report
+        .cluster
+        .as_ref()
+        .expect("the cluster level was run");
+    assert_eq!(cluster.searches[0].conclusion, "all_alike");
+}
+
+#[test]
+fn wrong_results_are_corruption_however_fast_they_come() {
+    let wrong = fast().replace("values : 0 OK", "values : 3 FAILED");
+    let outcome = run(&two_nodes(&wrong));
+    assert_eq!(outcome.exit, 2);
+    assert!(
+        groups(&outcome)
+            .iter()
+            .all(|group| group.outcome == "corrupted")
+    );
+    let cluster = outcome
+        .report
+        .cluster
+        .as_ref()
+        .expect("the cluster level was run");
+    let faults: Vec<_> = cluster.checks[0]
+        .findings
+        .iter()
+        .filter_map(|finding| finding.fault.as_deref())
+        .collect();
+    assert_eq!(faults, ["data.corrupted"]);
+}
+
+#[test]
+fn a_tool_that_cannot_work_accuses_nobody() {
+    for said in [
+        "n1: Test NCCL failure common.cu:958 'unhandled cuda error / '\n",
+        "",
+    ] {
+        let outcome = run(&two_nodes(said));
+        assert_eq!(outcome.exit, 4, "{:?}", outcome.report.nodes);
+        assert!(
+            outcome
+                .report
+                .nodes
+                .iter()
+                .all(|node| node.status != Status::Fail)
+        );
+    }
+}
