@@ -205,6 +205,30 @@ impl Task {
         ))
     }
 
+    /// The whole number that an option of `spec` is set to.
+    ///
+    /// # Errors
+    /// When it is none, or not in `range`.
+    pub fn number(
+        &self,
+        spec: &'static Spec,
+        option: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64, CheckError> {
+        let text = self.option(spec, option);
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| CheckError::Option {
+            check: spec.name,
+            option,
+            value: text.to_owned(),
+            why: format!(
+                "write a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ),
+        })
+    }
+
     /// The value of an option of `spec`: the user's or the default.
     ///
     /// # Panics

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dhc_thresholds::{Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
+use crate::collective;
 use crate::group::{Group, Launched, NodeState};
 use crate::host::Ended;
 use crate::rank::{SizeLine, Sweep, Work};
@@ -120,9 +121,6 @@ static SPEC: Spec = Spec {
     ],
 };
 
-/// How many of the largest sizes make the plateau.
-const PLATEAU_SIZES: usize = 3;
-
 /// The smallest message of a quick look: below it the latency of the launch's network hides a slow path.
 const QUICK_BYTES_MIN: u64 = 1 << 18;
 
@@ -170,7 +168,7 @@ impl ClusterCheck for MpiAllReduce {
         group: &Group,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
-        let number = |option: &'static str, range| number(task, option, range);
+        let number = |option: &'static str, range| task.number(&SPEC, option, range);
         let ranks_per_node = number("ranks-per-node", 1..=1024)?;
         let size_ms = number("size-ms", 1..=60_000)?;
         let sweep = if group.quick {
@@ -195,25 +193,6 @@ impl ClusterCheck for MpiAllReduce {
         tell(group, &launched, record)?;
         ending(group, &launched)
     }
-}
-
-fn number(
-    task: &Task,
-    option: &'static str,
-    range: std::ops::RangeInclusive<u64>,
-) -> Result<u64, CheckError> {
-    let text = task.option(&SPEC, option);
-    let number = text.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| CheckError::Option {
-        check: SPEC.name,
-        option,
-        value: text.to_owned(),
-        why: format!(
-            "write a whole number from {} to {}",
-            range.start(),
-            range.end()
-        ),
-    })
 }
 
 fn tell(group: &Group, launched: &Launched, record: &mut Recorder<'_>) -> Result<(), CheckError> {
@@ -267,20 +246,11 @@ fn tell(group: &Group, launched: &Launched, record: &mut Recorder<'_>) -> Result
         }
         record.add(measured)?;
     }
-    let plateau = plateau(roster.sizes());
-    if let Some(plateau) = plateau {
+    let by_size: Vec<f64> = roster.sizes().iter().map(busbw_gb_per_s).collect();
+    if let Some(plateau) = collective::plateau(&by_size) {
         record.add(PLATEAU.of(whole(), plateau).among(nodes))?;
     }
     Ok(())
-}
-
-/// The median bus bandwidth of the largest sizes: neither the mean of a sweep that begins with latencies, nor the one size
-/// at which another algorithm of the library happens to avoid a slow path.
-fn plateau(sizes: &[SizeLine]) -> Option<f64> {
-    let largest = &sizes[sizes.len().saturating_sub(PLATEAU_SIZES)..];
-    let mut figures: Vec<f64> = largest.iter().map(busbw_gb_per_s).collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied()
 }
 
 /// Which ranks were fastest and slowest, for people.
@@ -294,15 +264,12 @@ fn extremes(size: &SizeLine, launched: &Launched) -> String {
     )
 }
 
-/// Message size over mean time, in 10⁹ bytes a second.
 fn algbw_gb_per_s(size: &SizeLine) -> f64 {
-    size.bytes as f64 / size.mean_us.max(1e-3) / 1e3
+    collective::algbw_gb_per_s(size.bytes, size.mean_us.max(1e-3))
 }
 
-/// `algbw · 2(n − 1)/n` with n ranks (nccl-tests, `doc/PERFORMANCE.md`).
 fn busbw_gb_per_s(size: &SizeLine) -> f64 {
-    let ranks = f64::from(size.ranks.max(1));
-    algbw_gb_per_s(size) * 2.0 * (ranks - 1.0) / ranks
+    collective::all_reduce_busbw_gb_per_s(algbw_gb_per_s(size), size.ranks)
 }
 
 /// What the launch came to, if not to its end: who is named by it stands in the members' states.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
+use crate::collective;
 use crate::format::nccl_tests::{self, Table};
 use crate::group::Group;
 use crate::host::Ended;
@@ -86,9 +87,6 @@ static SPEC: Spec = Spec {
 const BYTES_MIN: u64 = 8;
 const QUICK_BYTES_MIN: u64 = 1 << 26;
 
-/// How many of the largest sizes make the plateau.
-const PLATEAU_SIZES: usize = 3;
-
 /// The check.
 pub(super) struct NcclAllReduce;
 
@@ -121,20 +119,24 @@ impl ClusterCheck for NcclAllReduce {
     ) -> Result<(), CheckError> {
         let tool = task.option(&SPEC, "tool");
         if tool.is_empty() || tool.starts_with('-') {
-            return Err(wrong_option(
-                "tool",
-                tool,
-                "write the name or path of all_reduce_perf",
-            ));
+            return Err(CheckError::Option {
+                check: SPEC.name,
+                option: "tool",
+                value: tool.to_owned(),
+                why: "write the name or path of all_reduce_perf".to_owned(),
+            });
         }
-        let gpus = number(task, "gpus-per-node", 1..=64)?;
+        let gpus = task.number(&SPEC, "gpus-per-node", 1..=64)?;
         let (from, to) = if group.quick {
             (
                 QUICK_BYTES_MIN,
-                number(task, "quick-bytes", QUICK_BYTES_MIN..=1 << 36)?,
+                task.number(&SPEC, "quick-bytes", QUICK_BYTES_MIN..=1 << 36)?,
             )
         } else {
-            (BYTES_MIN, number(task, "max-bytes", BYTES_MIN..=1 << 36)?)
+            (
+                BYTES_MIN,
+                task.number(&SPEC, "max-bytes", BYTES_MIN..=1 << 36)?,
+            )
         };
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
         let words = [
@@ -208,37 +210,10 @@ fn tell(
             .of(whole(), table.out_of_bounds.max(in_rows))
             .among(nodes),
     )?;
-    let largest = &rows[rows.len().saturating_sub(PLATEAU_SIZES)..];
-    let mut figures: Vec<f64> = largest
+    let by_size: Vec<f64> = rows
         .iter()
         .map(|row| row.all_reduce_busbw_gb_per_s(ranks))
         .collect();
-    figures.sort_by(f64::total_cmp);
-    record.add(PLATEAU.of(whole(), figures[figures.len() / 2]).among(nodes))
-}
-
-fn number(
-    task: &Task,
-    option: &'static str,
-    range: std::ops::RangeInclusive<u64>,
-) -> Result<u64, CheckError> {
-    let text = task.option(&SPEC, option);
-    let number = text.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| {
-        let why = format!(
-            "write a whole number from {} to {}",
-            range.start(),
-            range.end()
-        );
-        wrong_option(option, text, &why)
-    })
-}
-
-fn wrong_option(option: &'static str, value: &str, why: &str) -> CheckError {
-    CheckError::Option {
-        check: SPEC.name,
-        option,
-        value: value.to_owned(),
-        why: why.to_owned(),
-    }
+    let plateau = collective::plateau(&by_size).expect("there are rows");
+    record.add(PLATEAU.of(whole(), plateau).among(nodes))
 }

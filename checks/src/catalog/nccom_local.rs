@@ -199,16 +199,8 @@ fn refuses_json(output: &Output) -> bool {
 fn ranks(task: &Task) -> Result<u32, CheckError> {
     let wanted = task.option(&SPEC, "ranks");
     if !wanted.is_empty() {
-        let number = wanted
-            .parse()
-            .ok()
-            .filter(|number| (1..=1024).contains(number));
-        return number.ok_or_else(|| CheckError::Option {
-            check: SPEC.name,
-            option: "ranks",
-            value: wanted.to_owned(),
-            why: "write a number from 1 to 1024".to_owned(),
-        });
+        let number = task.number(&SPEC, "ranks", 1..=1024)?;
+        return Ok(u32::try_from(number).unwrap_or(u32::MAX));
     }
     let devices = task
         .host

@@ -6,6 +6,9 @@
 //! only when both of its last lines are there. `GB` is 10⁹ bytes, and the average over all sizes says nothing that could be
 //! judged, since it depends on which sizes were run.
 
+use super::quote;
+use crate::collective;
+
 /// How many rows are read.
 const ROWS_MAX: usize = 10_000;
 
@@ -23,13 +26,12 @@ pub struct Row {
 impl Row {
     /// Algorithm bandwidth in 10⁹ bytes a second: bytes over time.
     pub fn algbw_gb_per_s(&self) -> f64 {
-        self.bytes as f64 / self.time_us / 1e3
+        collective::algbw_gb_per_s(self.bytes, self.time_us)
     }
 
     /// Bus bandwidth of an all-reduce over `ranks` in 10⁹ bytes a second: `algbw · 2(n − 1)/n`.
     pub fn all_reduce_busbw_gb_per_s(&self, ranks: u32) -> f64 {
-        let ranks = f64::from(ranks.max(1));
-        self.algbw_gb_per_s() * 2.0 * (ranks - 1.0) / ranks
+        collective::all_reduce_busbw_gb_per_s(self.algbw_gb_per_s(), ranks)
     }
 }
 
@@ -186,9 +188,10 @@ fn columns_of(line: &str) -> Option<Columns> {
         };
         Some([time, after(&["algbw"])?, after(&["#wrong", "error"])?])
     });
-    Some(Columns {
+    let halves: Vec<[usize; 3]> = halves.collect();
+    (!halves.is_empty()).then(|| Columns {
         all: names.len(),
-        halves: halves.collect(),
+        halves,
         counts_wrong: names.contains(&"#wrong"),
     })
 }
@@ -217,13 +220,16 @@ fn row(line: &str, columns: &Columns) -> Result<Option<Row>, NcclTestsError> {
     };
     let mut slowest: Option<Row> = None;
     for [time, algbw, wrong] in halves {
-        let number = |place: usize| cells.get(place).and_then(|cell| cell.parse::<f64>().ok());
+        let number = |place: usize| {
+            let number = cells.get(place)?.parse().ok();
+            number.filter(|number: &f64| number.is_finite() && *number >= 0.0)
+        };
         let (time_us, printed) = number(*time).zip(number(*algbw)).ok_or_else(malformed)?;
         let wrong = number(*wrong).filter(|_| columns.counts_wrong);
         let found = Row {
             bytes,
             time_us,
-            wrong: wrong.map(|wrong| wrong.max(0.0) as u64),
+            wrong: wrong.map(|wrong| wrong as u64),
         };
         let computed = found.algbw_gb_per_s();
         if bytes > 0 && (time_us <= 0.0 || (printed - computed).abs() > 0.006 + 0.02 * computed) {
@@ -239,13 +245,6 @@ fn row(line: &str, columns: &Columns) -> Result<Option<Row>, NcclTestsError> {
         });
     }
     slowest.map(Some).ok_or_else(malformed)
-}
-
-fn quote(text: &str) -> String {
-    text.chars()
-        .take(200)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]
@@ -305,7 +304,12 @@ mod tests {
             matches!(read(text), Err(NcclTestsError::Stopped(why)) if why.contains("unhandled cuda error"))
         );
         assert_eq!(read(""), Err(NcclTestsError::Empty));
-        assert!(matches!(read("hello\n"), Err(NcclTestsError::NoTable(_))));
+        for header in ["hello\n", "# size count busbw\n8 1 2\n"] {
+            assert!(
+                matches!(read(header), Err(NcclTestsError::NoTable(_))),
+                "{header}"
+            );
+        }
     }
 
     #[test]
@@ -313,6 +317,17 @@ mod tests {
         let end = NEW.find("# Avg bus").unwrap();
         for cut in 0..end {
             assert!(read(&NEW[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_makes_no_row() {
+        for word in ["nan", "inf", "-1", "XXX.XX"] {
+            let text = NEW.replace(" 9021.45", &format!(" {word}"));
+            assert!(
+                matches!(read(&text), Err(NcclTestsError::Malformed(_))),
+                "{word}"
+            );
         }
     }
 

@@ -12,7 +12,8 @@
 
 use serde_json::Value;
 
-use super::json;
+use super::{json, quote};
+use crate::collective;
 
 /// How many rows are read; a sweep from 8 B to 64 GiB in powers of two has 34.
 const ROWS_MAX: usize = 10_000;
@@ -34,14 +35,13 @@ pub struct Row {
 impl Row {
     /// Algorithm bandwidth in 10⁹ bytes a second: bytes over time.
     pub fn algbw_gb_per_s(&self) -> f64 {
-        self.bytes as f64 / self.time_us / 1e3
+        collective::algbw_gb_per_s(self.bytes, self.time_us)
     }
 
     /// Bus bandwidth of an all-reduce over `ranks` in 10⁹ bytes a second: what each rank's link carries, `2(n − 1)/n`
     /// times the algorithm bandwidth (nccl-tests, `doc/PERFORMANCE.md`).
     pub fn all_reduce_busbw_gb_per_s(&self, ranks: u32) -> f64 {
-        let ranks = f64::from(ranks.max(1));
-        self.algbw_gb_per_s() * 2.0 * (ranks - 1.0) / ranks
+        collective::all_reduce_busbw_gb_per_s(self.algbw_gb_per_s(), ranks)
     }
 
     /// Whether a printed bandwidth is that of the row in one of the two units, as exactly as it is printed: with two
@@ -242,13 +242,6 @@ fn row(line: &str, columns: &Columns, table: &mut Table) -> Result<(), NccomErro
         None => table.rows.push(row),
     }
     Ok(())
-}
-
-fn quote(text: &str) -> String {
-    text.chars()
-        .take(200)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]
