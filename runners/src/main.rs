@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser};
 use dhc_checks::catalog::{self, CHECKS};
 use dhc_checks::check::{self, Task, chain};
-use dhc_checks::host::Host;
+use dhc_checks::host::{Host, redact};
 use dhc_runners::cli::{
     Cli, Command, Document, Format, Level, MachineArgs, RunArgs, ThresholdsCommand,
 };
@@ -197,7 +197,11 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         started_at: now.to_string(),
         duration_ms: 0,
         expires_at: (now + jiff::SignedDuration::try_from(args.valid_for)?).to_string(),
-        environment: host.environment.clone(),
+        environment: host
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), redact::text(value)))
+            .collect(),
     };
     let keeper = Keeper {
         store: Store::open(&state(&args.machine, &environment)?, &id)?,
@@ -247,7 +251,26 @@ impl Keeper {
         if let Some(error) = journal_broken {
             eprintln!("dhc: the journal could not be kept: {error}");
         }
-        folder.finish(&document)?;
+        let exit = Exit::of(report);
+        match self.keep(&folder, &document, report, args) {
+            Ok(()) => Ok(exit),
+            // Whoever reads only the status must not take a failed node for a failure of dhc.
+            Err(error) if exit == Exit::Fail => {
+                eprintln!("dhc: {}", chain(error.as_ref()));
+                Ok(exit)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keep(
+        &self,
+        folder: &store::RunFolder,
+        document: &[u8],
+        report: &Report,
+        args: &RunArgs,
+    ) -> Result<(), Failure> {
+        folder.finish(document)?;
         if args.format == Format::Table {
             eprintln!("result: {}", folder.path().join(store::RESULT).display());
         }
@@ -257,7 +280,7 @@ impl Keeper {
         if let Some(out) = &args.out {
             deposit(&std::env::current_exe()?, folder.path(), out)?;
         }
-        Ok(Exit::of(report))
+        Ok(())
     }
 }
 

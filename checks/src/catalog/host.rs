@@ -397,6 +397,10 @@ fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> 
     if faults == 0 {
         record.measure(&KERNEL_FAULTS, Subject::node(), 0_u64)?;
     }
+    if log.kinds_lost {
+        let why = "the kernel logged more kinds of hardware events than are kept";
+        record.gap(&KERNEL_FAULTS, Subject::node(), why)?;
+    }
     if log.not_kept > 0 {
         record.note(format!(
             "{} more lines about hardware are in the kernel's log",

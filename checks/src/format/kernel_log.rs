@@ -29,6 +29,8 @@ pub struct KernelLog {
     pub lines: usize,
     /// How many events came after the first thousand and were only counted.
     pub not_kept: usize,
+    /// Whether one of these was of a kind that is not among the events.
+    pub kinds_lost: bool,
 }
 
 /// One line (or group of lines) about hardware.
@@ -121,13 +123,14 @@ impl KernelLog {
                 continue;
             };
             // A dying GPU says its address in one line and its end in one of the next two.
-            if let Some(bdf) = message
-                .strip_prefix("NVRM: The NVIDIA GPU ")
-                .and_then(|rest| rest.split_whitespace().next())
-            {
+            // `/dev/kmsg` gives all of them as one, with the line breaks escaped.
+            let dying = message.strip_prefix("NVRM: The NVIDIA GPU ");
+            if let Some(bdf) = dying.and_then(|rest| rest.split([' ', '\\', '\t']).next()) {
                 off_the_bus = Some(bdf.to_owned());
             }
-            let what = if message.starts_with("NVRM: fallen off the bus")
+            let at_once = dying.is_some_and(|rest| rest.contains("fallen off the bus"));
+            let what = if at_once
+                || message.starts_with("NVRM: fallen off the bus")
                 || message.starts_with("NVRM: has fallen off the bus")
             {
                 off_the_bus.take().and_then(|bdf| {
@@ -139,13 +142,17 @@ impl KernelLog {
                 what(message)
             };
             let Some(what) = what else { continue };
-            if log.events.len() < EVENTS_MAX {
+            // A flood of one kind must not hide another: what is not among the kept ones is kept beyond their number.
+            let full = log.events.len() >= EVENTS_MAX;
+            let is_new = full && log.events.iter().all(|event| event.what != what);
+            if !full || is_new && log.events.len() < 2 * EVENTS_MAX {
                 log.events.push(KernelEvent {
                     what,
                     quote: quote(message),
                 });
             } else {
                 log.not_kept += 1;
+                log.kinds_lost |= is_new;
             }
         }
         log
@@ -277,7 +284,7 @@ fn what(message: &str) -> Option<What> {
     if let Some(rest) = message.strip_prefix("NVRM: GPU ") {
         let bdf = rest.split(':').count() >= 3 && rest.contains("GPU has fallen off the bus");
         return bdf
-            .then(|| whole_bdf(rest.split_whitespace().next()?))
+            .then(|| whole_bdf(rest.split_whitespace().next()?.trim_end_matches(':')))
             .flatten()
             .map(|bdf| What::OffTheBus { bdf });
     }
@@ -557,11 +564,14 @@ fn xid_class(code: u32, fatal: Option<bool>, others: &BTreeSet<u32>) -> &'static
         // A double bit error: with 64 the remap failed; else a reset (with 63: the remap itself) clears it.
         48 if others.contains(&64) => return "gpu.memory.remap_failed",
         48 | 95 | 140 | 171 | 172 => return "gpu.memory.uncorrectable_now",
-        63 | 156 | 160 => return "gpu.memory.remap_pending",
-        64 | 157 | 161 => return "gpu.memory.remap_failed",
+        63 | 156 => return "gpu.memory.remap_pending",
+        64 => return "gpu.memory.remap_failed",
+        // Channel retirement and repair events that NVIDIA's catalogue tells to ignore at first and to look into.
+        157 | 160 | 161 => return "gpu.suspect",
         74 => return "nvlink.errors",
         144..=150 if fatal == Some(true) => return "nvlink.errors",
-        144..=150 => return "gpu.application",
+        144..=150 if fatal == Some(false) => return "gpu.application",
+        144..=150 => return "gpu.suspect",
         54 => return "gpu.power",
         _ => {}
     }
@@ -856,6 +866,27 @@ mod tests {
         assert_eq!(
             (log.events.len(), log.not_kept, log.lines),
             (1000, 2000, 3000)
+        );
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_hides_no_other() {
+        let flood = "NVRM: Xid (PCI:0000:b9:00): 31, x\n".repeat(3000);
+        let log = KernelLog::read(format!("{flood}NVRM: Xid (PCI:0000:b9:00): 79, x\n").as_bytes());
+        assert!(log.xids_of("0000:b9:00.0").contains(&79));
+        assert!(!log.kinds_lost);
+    }
+
+    #[test]
+    fn a_gpu_that_dies_is_found_in_one_record_of_the_kernel_and_in_its_short_form() {
+        let gone = [What::OffTheBus {
+            bdf: "0000:06:00.0".to_owned(),
+        }];
+        let record = "NVRM: The NVIDIA GPU 0000:06:00.0\\x0aNVRM: (PCI ID: 10de:2330) installed in this system has\\x0aNVRM: fallen off the bus and is not responding to commands.\n";
+        assert_eq!(events(record), gone);
+        assert_eq!(
+            events("NVRM: GPU 0000:06:00.0: GPU has fallen off the bus.\n"),
+            gone
         );
     }
 

@@ -89,6 +89,9 @@ pub enum NccomError {
     /// A row cannot be read.
     #[error("nccom-test printed a row that is not one: `{0}`")]
     Malformed(String),
+    /// It counts more errors than rows with one.
+    #[error("nccom-test found {0} errors that stand in no row of its table")]
+    Errors(u64),
     /// Bytes over time is not the bandwidth that is printed beside them.
     #[error("size, time and algbw contradict each other in this row of nccom-test: `{0}`")]
     Contradiction(String),
@@ -124,6 +127,7 @@ pub fn read(text: &str) -> Result<Table, NccomError> {
     let mut table = Table::default();
     let mut columns: Option<Columns> = None;
     let mut ended = false;
+    let mut errors = 0;
     let mut lines = 0;
     for line in text.lines() {
         if let Some(header) = columns_of(line) {
@@ -132,6 +136,7 @@ pub fn read(text: &str) -> Result<Table, NccomError> {
             continue;
         }
         let Some(columns) = &columns else { continue };
+        errors += errors_found(line).unwrap_or(0);
         if line.trim_start().starts_with("Avg bus bandwidth:") || errors_found(line).is_some() {
             ended = true;
             continue;
@@ -148,6 +153,8 @@ pub fn read(text: &str) -> Result<Table, NccomError> {
     match columns {
         None => Err(NccomError::NoTable(quote(text.trim()))),
         Some(_) if !ended => Err(NccomError::CutShort { rows: lines }),
+        // It says so in numbers, wherever the words of the failure stand.
+        Some(_) if errors > table.failed.len() as u64 => Err(NccomError::Errors(errors)),
         Some(_) => Ok(table),
     }
 }
@@ -316,6 +323,15 @@ mod tests {
                 .said
                 .starts_with("Failure running neuron-bench")
         );
+    }
+
+    #[test]
+    fn errors_that_stand_in_no_row_are_no_pass() {
+        let text = HEALTHY.replace(
+            "Avg bus",
+            "Failure: mismatch\n1 errors found - test failed\nAvg bus",
+        );
+        assert_eq!(read(&text), Err(NccomError::Errors(1)));
     }
 
     #[test]
