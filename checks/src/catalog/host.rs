@@ -6,7 +6,7 @@ use std::path::Path;
 use dhc_thresholds::{Action, Faults, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
-use crate::format::kernel_log::{KernelEvent, KernelLog, What, fault_class, xid_entry};
+use crate::format::kernel_log::{KernelEvent, KernelLog, What, xid_entry};
 use crate::format::sysfs;
 use crate::host::{Host, ReadError};
 
@@ -136,6 +136,13 @@ const KERNEL_NOTICES: Metric = Metric {
     role: Role::Context,
     fault: "gpu.application",
 };
+const KERNEL_OVERWRITTEN: Metric = Metric {
+    name: "host.kernel.overwritten",
+    unit: Unit::Count,
+    about: "records of the kernel's log of this boot that were gone before dhc could read them",
+    role: Role::Context,
+    fault: "host.kernel.corrected",
+};
 
 static SPEC: Spec = Spec {
     name: "host",
@@ -166,6 +173,7 @@ process wrote into the kernel's log accuse nothing.",
         &KERNEL_FAULTS,
         &KERNEL_WARNINGS,
         &KERNEL_NOTICES,
+        &KERNEL_OVERWRITTEN,
     ],
     needs: None,
     tags: &["host", "quick"],
@@ -377,8 +385,7 @@ fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> 
         }
     };
     let mut counts: BTreeMap<(Subject, &'static str), (u64, String)> = BTreeMap::new();
-    for event in &log.events {
-        let class = fault_class(&event.what, &log);
+    for (event, class) in log.meanings() {
         let (count, words) = counts.entry((subject(event), class)).or_default();
         *count += 1;
         // The last line of a kind says the latest state.
@@ -396,6 +403,14 @@ fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> 
     }
     if faults == 0 {
         record.measure(&KERNEL_FAULTS, Subject::node(), 0_u64)?;
+    }
+    record.measure(&KERNEL_OVERWRITTEN, Subject::node(), log.overwritten)?;
+    if log.overwritten > 0 {
+        record.note(format!(
+            "the kernel's log no longer holds its first {} records of this boot: what they said is not known (a larger ring, \
+             log_buf_len=16M on the kernel's command line, keeps more)",
+            log.overwritten
+        ))?;
     }
     if log.kinds_lost {
         let why = "the kernel logged more kinds of hardware events than are kept";
@@ -423,7 +438,9 @@ fn subject(event: &KernelEvent) -> Subject {
         }
         What::Pcie { bdf } => Subject::new(Kind::Pci, bdf.as_str()),
         What::Disk { device } => Subject::new(Kind::Disk, device.as_str()),
-        What::HardwareError | What::Corrected | What::OutOfMemory => Subject::node(),
+        What::HardwareError | What::Corrected | What::BootBefore | What::OutOfMemory => {
+            Subject::node()
+        }
     }
 }
 

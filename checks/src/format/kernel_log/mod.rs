@@ -9,7 +9,14 @@
 //! Runtime Troubleshooting"; of the others: `arch/x86/kernel/cpu/mce/core.c`, `drivers/edac/edac_mc.c`,
 //! `drivers/firmware/efi/cper.c`, `mm/oom_kill.c`, `drivers/pci/pcie/aer.c` and `block/blk-core.c` of Linux.
 
+mod envelope;
+mod firmware;
+mod meaning;
+
 use std::collections::BTreeSet;
+
+use envelope::{kernel_message, kmsg_sequence};
+pub use meaning::{XidEntry, xid_entry};
 
 /// Longest line that is looked at; the kernel itself cuts records at about a thousand bytes.
 const LINE_MAX: usize = 4096;
@@ -27,6 +34,8 @@ pub struct KernelLog {
     pub events: Vec<KernelEvent>,
     /// How many lines were looked at.
     pub lines: usize,
+    /// How many records the kernel had overwritten before the first one that is here.
+    pub overwritten: u64,
     /// How many events came after the first thousand and were only counted.
     pub not_kept: usize,
     /// Whether one of these was of a kind that is not among the events.
@@ -83,6 +92,8 @@ pub enum What {
     HardwareError,
     /// A machine check or memory error that was corrected.
     Corrected,
+    /// The firmware kept an uncorrected error of the boot before.
+    BootBefore,
     /// A PCIe device reported an error that was not corrected.
     Pcie {
         /// Its PCI address.
@@ -111,51 +122,22 @@ pub enum Recovery {
 impl KernelLog {
     /// Reads a log; never fails, since whatever is not understood is somebody else's message.
     pub fn read(text: &[u8]) -> KernelLog {
-        let mut log = KernelLog::default();
-        let mut off_the_bus: Option<String> = None;
+        let mut reader = Reader::default();
         for line in text.split(|byte| *byte == b'\n') {
             if line.is_empty() {
                 continue;
             }
-            log.lines += 1;
+            reader.log.lines += 1;
             let line = String::from_utf8_lossy(&line[..line.len().min(LINE_MAX)]);
-            let Some(message) = kernel_message(&line) else {
-                continue;
-            };
-            // A dying GPU says its address in one line and its end in one of the next two.
-            // `/dev/kmsg` gives all of them as one, with the line breaks escaped.
-            let dying = message.strip_prefix("NVRM: The NVIDIA GPU ");
-            if let Some(bdf) = dying.and_then(|rest| rest.split([' ', '\\', '\t']).next()) {
-                off_the_bus = Some(bdf.to_owned());
+            if reader.log.lines == 1 {
+                reader.log.overwritten = kmsg_sequence(&line).unwrap_or(0);
             }
-            let at_once = dying.is_some_and(|rest| rest.contains("fallen off the bus"));
-            let what = if at_once
-                || message.starts_with("NVRM: fallen off the bus")
-                || message.starts_with("NVRM: has fallen off the bus")
-            {
-                off_the_bus.take().and_then(|bdf| {
-                    Some(What::OffTheBus {
-                        bdf: whole_bdf(&bdf)?,
-                    })
-                })
-            } else {
-                what(message)
-            };
-            let Some(what) = what else { continue };
-            // A flood of one kind must not hide another: what is not among the kept ones is kept beyond their number.
-            let full = log.events.len() >= EVENTS_MAX;
-            let is_new = full && log.events.iter().all(|event| event.what != what);
-            if !full || is_new && log.events.len() < 2 * EVENTS_MAX {
-                log.events.push(KernelEvent {
-                    what,
-                    quote: quote(message),
-                });
-            } else {
-                log.not_kept += 1;
-                log.kinds_lost |= is_new;
+            if let Some(message) = kernel_message(&line) {
+                reader.message(message);
             }
         }
-        log
+        reader.end_of_record();
+        reader.log
     }
 
     /// The Xid codes that a GPU logged.
@@ -168,106 +150,83 @@ impl KernelLog {
     }
 }
 
-/// The message of a line of the kernel without its envelope; `None` if somebody else wrote it.
-fn kernel_message(line: &str) -> Option<&str> {
-    let line = line.trim_end_matches('\r');
-    if let Some((head, message)) = line.split_once(';')
-        && let Some(priority) = kmsg_priority(head)
-    {
-        return (priority >> 3 == 0).then_some(message);
-    }
-    if let Some((head, rest)) = line.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
-        let priority: u32 = head.parse().ok()?;
-        return (priority >> 3 == 0).then(|| without_stamp(rest));
-    }
-    // dmesg --decode: `kern  :err   : [  1.0] text`.
-    if let Some((facility, rest)) = line
-        .split_once(':')
-        .filter(|(word, _)| is_facility(word.trim_end()))
-    {
-        let (_, rest) = rest.split_once(": ").or_else(|| rest.split_once(':'))?;
-        return (facility.trim_end() == "kern")
-            .then(|| without_stamp(without_iso(rest.trim_start())));
-    }
-    if let Some(message) = syslog_message(line) {
-        return message;
-    }
-    Some(without_stamp(without_iso(line)))
+/// A log that is being read, and what of it is still to be continued.
+#[derive(Default)]
+struct Reader {
+    log: KernelLog,
+    /// The GPU whose end the next lines tell.
+    off_the_bus: Option<String>,
+    /// The firmware's record under way.
+    firmware: Option<firmware::Record>,
 }
 
-/// The priority of a `/dev/kmsg` record's head: `6,1234,567890,-`.
-fn kmsg_priority(head: &str) -> Option<u32> {
-    let mut fields = head.split(',');
-    let priority = fields.next()?.parse().ok()?;
-    let numbers = [fields.next()?, fields.next()?];
-    let numeric = numbers
-        .iter()
-        .all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_digit()));
-    (numeric && fields.next().is_some()).then_some(priority)
-}
-
-fn is_facility(word: &str) -> bool {
-    matches!(
-        word,
-        "kern"
-            | "user"
-            | "mail"
-            | "daemon"
-            | "auth"
-            | "syslog"
-            | "lpr"
-            | "news"
-            | "local0"
-            | "authpriv"
-    )
-}
-
-/// `Nov 23 22:34:19 host kernel: text` or `2026-11-23T22:34:19+00:00 host kernel: text`: `Some(None)` if the line is of
-/// this shape and another program wrote it, `None` if it is not of this shape.
-fn syslog_message(line: &str) -> Option<Option<&str>> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let stamp_words = if MONTHS.iter().any(|month| line.starts_with(month)) {
-        3
-    } else if is_iso_stamp(line.split(' ').next()?) {
-        1
-    } else {
-        return None;
-    };
-    let mut rest = line;
-    for _ in 0..=stamp_words {
-        rest = rest.trim_start().split_once(' ')?.1;
+impl Reader {
+    fn message(&mut self, message: &str) {
+        if let Some(record) = firmware::Record::begin(message) {
+            self.end_of_record();
+            self.firmware = Some(record);
+        } else if let Some(said) = self.firmware.as_mut().and_then(|record| record.line(message)) {
+            self.keep(said.what, quote(&said.quote));
+        }
+        if let Some(what) = self.off_the_bus(message).or_else(|| what(message)) {
+            self.keep(what, quote(message));
+        }
     }
-    let (tag, message) = rest.split_once(": ")?;
-    if tag.contains(' ') {
-        return None;
+
+    /// The firmware's record under way has no more lines.
+    fn end_of_record(&mut self) {
+        if let Some(said) = self.firmware.take().and_then(firmware::Record::end) {
+            self.keep(said.what, quote(&said.quote));
+        }
     }
-    Some((tag == "kernel").then(|| without_stamp(message)))
-}
 
-fn is_iso_stamp(word: &str) -> bool {
-    let bytes = word.as_bytes();
-    bytes.len() >= 19
-        && bytes[4] == b'-'
-        && bytes[7] == b'-'
-        && (bytes[10] == b'T' || bytes[10] == b' ')
-}
+    /// A dying GPU says its address in one line and its end in one of the next two. `/dev/kmsg` gives all of them as one,
+    /// with the line breaks escaped.
+    fn off_the_bus(&mut self, message: &str) -> Option<What> {
+        let dying = message.strip_prefix("NVRM: The NVIDIA GPU ");
+        if let Some(bdf) = dying.and_then(|rest| rest.split([' ', '\\', '\t']).next()) {
+            self.off_the_bus = Some(bdf.to_owned());
+        }
+        let is_told = dying.is_some_and(|rest| rest.contains("fallen off the bus"))
+            || message.starts_with("NVRM: fallen off the bus")
+            || message.starts_with("NVRM: has fallen off the bus");
+        let bdf = self.off_the_bus.take_if(|_| is_told)?;
+        Some(What::OffTheBus {
+            bdf: whole_bdf(&bdf)?,
+        })
+    }
 
-/// A text without an ISO time stamp in front, as `dmesg --time-format iso` writes it.
-fn without_iso(text: &str) -> &str {
-    match text.split_once(' ') {
-        Some((stamp, rest)) if is_iso_stamp(stamp) => rest.trim_start(),
-        _ => text,
+    /// A flood of one kind must not hide another: what is new since the last recovery is kept beyond the number of those
+    /// that are kept.
+    fn keep(&mut self, what: What, quote: String) {
+        let log = &mut self.log;
+        let full = log.events.len() >= EVENTS_MAX;
+        let mut since = log.events.iter().rev();
+        let is_new = full
+            && since
+                .by_ref()
+                .take_while(|event| event.what.recovered().is_none())
+                .all(|event| event.what != what);
+        if !full || is_new && log.events.len() < 2 * EVENTS_MAX {
+            log.events.push(KernelEvent { what, quote });
+        } else {
+            log.not_kept += 1;
+            log.kinds_lost |= is_new;
+        }
     }
 }
 
-/// A text without `[  123.456789]` in front. Continued lines are indented and have none.
-fn without_stamp(text: &str) -> &str {
-    let text = text.trim_start();
-    match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((stamp, rest)) if stamp.bytes().any(|byte| byte.is_ascii_digit()) => rest.trim_start(),
-        _ => text,
+impl What {
+    /// The GPU that needs nothing any more, if the driver says this of one.
+    fn recovered(&self) -> Option<&str> {
+        match self {
+            What::Xid {
+                bdf,
+                asks_for: Some(Recovery::None),
+                ..
+            } => Some(bdf),
+            _ => None,
+        }
     }
 }
 
@@ -424,8 +383,8 @@ fn is_plain(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Machine checks, EDAC and firmware-first (GHES) memory errors. Only the line that names the severity counts, since
-/// each error comes with a dozen lines of registers.
+/// Machine checks and EDAC's memory errors. Only the line that names the severity counts, since each error comes with a
+/// dozen lines of registers.
 fn machine_check(message: &str) -> Option<What> {
     let said = message.strip_prefix("mce: ").unwrap_or(message);
     let said = said.strip_prefix("[Hardware Error]: ").unwrap_or(said);
@@ -448,16 +407,10 @@ fn machine_check(message: &str) -> Option<What> {
             && message.contains("hardware memory corruption");
         return (panics || poisoned).then_some(What::HardwareError);
     }
-    if said.starts_with("event severity: corrected") || said.starts_with("Corrected error") {
+    if said.starts_with("Corrected error") {
         return Some(What::Corrected);
     }
-    let fatal = [
-        "event severity: fatal",
-        "event severity: recoverable",
-        "Uncorrected",
-        "Deferred error",
-    ];
-    if fatal.iter().any(|mark| said.starts_with(mark)) {
+    if said.starts_with("Uncorrected") || said.starts_with("Deferred error") {
         return Some(What::HardwareError);
     }
     // `CPU 3: Machine Check: 0 Bank 7: 8c00004000010091`: bit 61 (UC) of the status tells which it is (Intel SDM 15.3.2.2).
@@ -501,90 +454,6 @@ fn quote(message: &str) -> String {
         .collect()
 }
 
-/// What NVIDIA's catalogue says of an Xid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct XidEntry {
-    /// NVIDIA's name for it.
-    pub mnemonic: &'static str,
-    /// What it means.
-    pub about: &'static str,
-    /// NVIDIA's immediate action.
-    pub immediate: &'static str,
-}
-
-/// The catalogue's entry for a code, if it has one.
-pub fn xid_entry(code: u32) -> Option<XidEntry> {
-    let rows = include_str!("xid.tsv")
-        .lines()
-        .filter(|line| !line.starts_with('#'));
-    let mut entries = rows.map(|row| row.split('\t').collect::<Vec<_>>());
-    let row = entries.find(|row| row[0].parse() == Ok(code))?;
-    Some(XidEntry {
-        mnemonic: row[1],
-        about: row[2],
-        immediate: row[3],
-    })
-}
-
-/// The fault class of an event, given the whole log: some Xids mean different things in company.
-pub fn fault_class(event: &What, log: &KernelLog) -> &'static str {
-    match event {
-        What::Xid {
-            asks_for: Some(recovery),
-            ..
-        } => match recovery {
-            Recovery::None => "gpu.application",
-            Recovery::Reset => "gpu.needs_reset",
-            Recovery::Reboot => "gpu.needs_reboot",
-        },
-        What::Xid {
-            bdf, code, fatal, ..
-        } => xid_class(*code, *fatal, &log.xids_of(bdf)),
-        What::Sxid { fatal: true, .. } => "nvswitch.fatal",
-        What::Sxid { fatal: false, .. } => "nvswitch.nonfatal",
-        What::OffTheBus { .. } => "gpu.lost",
-        What::Neuron { error, .. } if error.starts_with("SRAM") || error.starts_with("HBM") => {
-            "neuron.uncorrectable"
-        }
-        What::Neuron { .. } => "neuron.hardware",
-        What::HardwareError => "host.kernel.mce",
-        What::Corrected => "host.kernel.corrected",
-        What::Pcie { .. } => "host.pcie.errors",
-        What::Disk { .. } => "host.kernel.disk",
-        What::OutOfMemory => "host.kernel.oom",
-    }
-}
-
-/// The fault class of an Xid among `others` of the same GPU.
-///
-/// Codes whose class the catalogue's bucket does not tell are named; all others follow their bucket.
-fn xid_class(code: u32, fatal: Option<bool>, others: &BTreeSet<u32>) -> &'static str {
-    match code {
-        79 => return "gpu.lost",
-        // A double bit error: with 64 the remap failed; else a reset (with 63: the remap itself) clears it.
-        48 if others.contains(&64) => return "gpu.memory.remap_failed",
-        48 | 95 | 140 | 171 | 172 => return "gpu.memory.uncorrectable_now",
-        63 | 156 => return "gpu.memory.remap_pending",
-        64 => return "gpu.memory.remap_failed",
-        // Channel retirement and repair events that NVIDIA's catalogue tells to ignore at first and to look into.
-        157 | 160 | 161 => return "gpu.suspect",
-        74 => return "nvlink.errors",
-        144..=150 if fatal == Some(true) => return "nvlink.errors",
-        144..=150 if fatal == Some(false) => return "gpu.application",
-        144..=150 => return "gpu.suspect",
-        54 => return "gpu.power",
-        _ => {}
-    }
-    match xid_entry(code).map(|entry| entry.immediate) {
-        Some("RESET_GPU" | "WORKFLOW_XID_48" | "WORKFLOW_NVLINK_ERR") => "gpu.needs_reset",
-        Some("RESTART_VM" | "RESTART_BM") => "gpu.needs_reboot",
-        Some("IGNORE" | "RESTART_APP" | "WORKFLOW_XID_45") => "gpu.application",
-        Some("UPDATE_SWFW") => "gpu.driver",
-        // A code that the catalogue has no action for, or not at all, is for a person.
-        _ => "gpu.suspect",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -601,10 +470,8 @@ mod tests {
 
     fn classes(text: &str) -> Vec<&'static str> {
         let log = KernelLog::read(text.as_bytes());
-        log.events
-            .iter()
-            .map(|event| fault_class(&event.what, &log))
-            .collect()
+        let meanings = log.meanings();
+        meanings.into_iter().map(|(_, class)| class).collect()
     }
 
     fn xid_79() -> What {
@@ -813,12 +680,125 @@ mod tests {
             class("EDAC MC0: 1 CE memory read error on CPU_SrcID#0\n"),
             ["host.kernel.corrected"]
         );
+        assert_eq!(class("mce: CPU0: Thermal monitoring enabled\n"), [] as [&str; 0]);
+    }
+
+    /// A record as `cper_estatus_print` of Linux 6.1 writes it.
+    fn firmware(mark: &str, severity: &str, sections: &[&str]) -> String {
+        let mut lines = vec![
+            "Hardware error from APEI Generic Hardware Error Source: 4".to_owned(),
+            format!("event severity: {severity}"),
+            format!(" Error 0, type: {severity}"),
+        ];
+        lines.extend(sections.iter().map(|section| format!("  {section}")));
+        let line = |line: &String| format!("[  77.1] {mark}[Hardware Error]: {line}\n");
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_the_firmware_reports_is_judged_by_severity_and_section() {
+        let memory = ["section_type: memory error", "physical_address: 0x8000"];
+        let pcie = [
+            "section_type: PCIe error",
+            "port_type: 0, PCIe end point",
+            "device_id: 0000:5e:00.0",
+        ];
+        for (severity, sections, class) in [
+            ("corrected", &memory[..], Some("host.kernel.corrected")),
+            ("recoverable", &memory[..], Some("host.kernel.mce")),
+            ("fatal", &memory[..], Some("host.kernel.mce")),
+            ("fatal", &[], Some("host.kernel.mce")),
+            ("info", &memory[..], None),
+            ("recoverable", &pcie[..], Some("host.pcie.errors")),
+            ("corrected", &pcie[..], None),
+        ] {
+            let text = firmware("{7}", severity, sections);
+            let found = classes(&text);
+            assert_eq!(found, class.into_iter().collect::<Vec<_>>(), "{text}");
+        }
         assert_eq!(
-            class(
-                "{1}[Hardware Error]: It has been corrected\nmce: CPU0: Thermal monitoring enabled\n"
-            ),
-            [] as [&str; 0]
+            events(&firmware("{1}", "recoverable", &pcie)),
+            [What::Pcie {
+                bdf: "0000:5e:00.0".into()
+            }]
         );
+    }
+
+    #[test]
+    fn records_of_the_firmware_that_follow_each_other_are_told_apart() {
+        let text = firmware("{1}", "fatal", &[])
+            + &firmware("{2}", "corrected", &["section_type: memory error"])
+            + "nvidia: unrelated\n"
+            + &firmware("{3}", "recoverable", &["section_type: memory error"]);
+        assert_eq!(
+            classes(&text),
+            ["host.kernel.mce", "host.kernel.corrected", "host.kernel.mce"]
+        );
+    }
+
+    #[test]
+    fn what_the_firmware_kept_of_the_boot_before_asks_for_no_replacement() {
+        let text = format!(
+            "BERT: Error records from previous boot:\n{}",
+            firmware("", "fatal", &["section_type: memory error"])
+        );
+        assert_eq!(classes(&text), ["host.kernel.boot_before"]);
+    }
+
+    #[test]
+    fn what_a_reset_cleared_is_no_fault_any_more() {
+        let xid = |rest: &str| format!("NVRM: Xid (PCI:0000:01:00): {rest}\n");
+        let asks = |what: &str| {
+            xid(&format!(
+                "154, GPU recovery action changed from 0x0 (None) to {what}"
+            ))
+        };
+        let lost = xid("79, GPU has fallen off the bus.");
+        let reset = asks("0x1 (GPU Reset Required)");
+        let recovered = asks("0x0 (None)");
+        // Everything that was cleared, then what came after it.
+        assert_eq!(
+            classes(&format!("{lost}{reset}{recovered}")),
+            ["gpu.application"]
+        );
+        assert_eq!(
+            classes(&format!("{lost}{reset}{recovered}{lost}")),
+            ["gpu.application", "gpu.lost"]
+        );
+        // The last word of the driver is the one that counts.
+        assert_eq!(
+            classes(&format!("{reset}{}", asks("0x2 (Node Reboot Required)"))),
+            ["gpu.needs_reboot"]
+        );
+        // No reset mends a row that could not be remapped, and none mends another GPU.
+        let remap = xid("64, Row remapping failure");
+        assert_eq!(
+            classes(&format!("{remap}{recovered}")),
+            ["gpu.memory.remap_failed", "gpu.application"]
+        );
+        let other = "NVRM: Xid (PCI:0000:02:00): 79, x\n";
+        assert_eq!(
+            classes(&format!("{other}{recovered}")),
+            ["gpu.lost", "gpu.application"]
+        );
+    }
+
+    #[test]
+    fn a_fault_after_a_recovery_is_kept_through_a_flood() {
+        let xid = |rest: &str| format!("NVRM: Xid (PCI:0000:01:00): {rest}\n");
+        let lost = xid("79, x");
+        let recovered = xid("154, GPU recovery action changed from 0x1 to 0x0 (None)");
+        let flood = xid("31, x").repeat(3000);
+        let text = format!("{lost}{recovered}{flood}{lost}");
+        assert_eq!(classes(&text).last(), Some(&"gpu.lost"));
+    }
+
+    #[test]
+    fn the_first_record_tells_how_much_was_overwritten() {
+        let overwritten = |text: &str| KernelLog::read(text.as_bytes()).overwritten;
+        assert_eq!(overwritten("6,5120,1,-;x\n6,5121,2,-;y\n"), 5120);
+        assert_eq!(overwritten("6,0,1,-;Linux version 6.1\n"), 0);
+        assert_eq!(overwritten("[  0.0] Linux version 6.1\n"), 0);
     }
 
     #[test]
