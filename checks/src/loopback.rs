@@ -9,6 +9,7 @@
 //!   `fi_rdm_tagged_bw` does it. Between windows, outside of the time, every byte is compared with what must have been
 //!   sent; each message differs from all others, so that an old buffer is found too.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libfabric_sys::{Address, Completion, Device, Endpoint, FabricError};
@@ -26,8 +27,11 @@ const WINDOW_BYTES_MAX: usize = 16 << 20;
 /// The size of the message that answers a window.
 const ANSWER_BYTES: usize = 8;
 
-/// How often a waiting thread looks at the clock and lets others run.
+/// How often a waiting thread looks at the clock and at the other side, and lets others run.
 const POLLS_BETWEEN_LOOKS: u32 = 512;
+
+/// The step in which a device does work that it has taken.
+const EXCHANGE: &str = "exchange messages";
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -122,6 +126,17 @@ pub enum LoopbackError {
     PeerStopped,
 }
 
+impl LoopbackError {
+    /// What the device did, where the device itself is why: `silent`, or `failed` for work that it took and did not do.
+    pub fn of_the_device(&self) -> Option<&'static str> {
+        match self {
+            LoopbackError::Silent { .. } => Some("silent"),
+            LoopbackError::Fabric { step, .. } if *step == EXCHANGE => Some("failed"),
+            LoopbackError::Fabric { .. } | LoopbackError::PeerStopped => None,
+        }
+    }
+}
+
 /// Measures `device`. `heard` is told what is measured next.
 ///
 /// # Errors
@@ -145,14 +160,16 @@ pub fn measure(
         .map(|bytes| window(*bytes))
         .max()
         .unwrap_or(1);
-    let mut sender = Side::open(device, slots, slot, course)?;
-    let mut receiver = Side::open(device, slots, slot, course)?;
+    let stopped = AtomicBool::new(false);
+    let mut sender = Side::open(device, slots, slot, course, &stopped)?;
+    let mut receiver = Side::open(device, slots, slot, course, &stopped)?;
     sender.connect(&receiver.address()?)?;
     receiver.connect(&sender.address()?)?;
     heard("exchanging messages");
     std::thread::scope(|scope| {
-        let far = scope.spawn(move || receiver.answer(course));
-        let near = sender.drive(course, heard);
+        let stop = |_: &LoopbackError| stopped.store(true, Ordering::Relaxed);
+        let far = scope.spawn(move || receiver.answer(course).inspect_err(stop));
+        let near = sender.drive(course, heard).inspect_err(stop);
         let far = far.join().expect("the receiver's thread does not panic");
         match (near, far) {
             (Ok(near), Ok(far)) => Ok(Results {
@@ -171,10 +188,14 @@ fn window(bytes: usize) -> usize {
 }
 
 /// One of the two endpoints.
-struct Side {
+struct Side<'a> {
     endpoint: Endpoint,
     begun: Instant,
     deadline: Duration,
+    /// Whether one of the two sides has given up.
+    stopped: &'a AtomicBool,
+    /// How often nothing had happened yet.
+    polls: u32,
     /// Tag of the next message to send and to receive. Both sides count alike, so that each message meets its slot.
     next_out: u64,
     next_in: u64,
@@ -184,18 +205,21 @@ struct Side {
     results: Results,
 }
 
-impl Side {
+impl<'a> Side<'a> {
     fn open(
         device: &Device,
         slots: usize,
         slot: usize,
         course: &Course,
-    ) -> Result<Side, LoopbackError> {
+        stopped: &'a AtomicBool,
+    ) -> Result<Side<'a>, LoopbackError> {
         let endpoint = Endpoint::open(device, slots, slot).map_err(at("open an endpoint"))?;
         Ok(Side {
             endpoint,
             begun: Instant::now(),
             deadline: course.deadline,
+            stopped,
+            polls: 0,
             next_out: 0,
             next_in: 0,
             sent: vec![false; slots],
@@ -348,7 +372,7 @@ impl Side {
             .receive(slot, bytes, tag)
             .map_err(at("start to receive"))?
         {
-            self.progress(&mut 0, phase)?;
+            self.progress(phase)?;
         }
         self.next_in += 1;
         Ok(())
@@ -356,52 +380,58 @@ impl Side {
 
     fn send(&mut self, slot: usize, bytes: usize, phase: &str) -> Result<(), LoopbackError> {
         self.sent[slot] = false;
-        let (tag, mut polls) = (self.next_out, 0);
+        let tag = self.next_out;
         while !self
             .endpoint
             .send(slot, bytes, tag)
             .map_err(at("start to send"))?
         {
-            self.progress(&mut polls, phase)?;
+            self.progress(phase)?;
         }
         self.next_out += 1;
         Ok(())
     }
 
     fn wait_sent(&mut self, slot: usize, phase: &str) -> Result<(), LoopbackError> {
-        let mut polls = 0;
         while !self.sent[slot] {
-            self.progress(&mut polls, phase)?;
+            self.progress(phase)?;
         }
         Ok(())
     }
 
     fn wait_received(&mut self, slot: usize, phase: &str) -> Result<(), LoopbackError> {
-        let mut polls = 0;
         while !self.received[slot] {
-            self.progress(&mut polls, phase)?;
+            self.progress(phase)?;
         }
         Ok(())
     }
 
-    /// Takes one completion, if there is one, and gives up at the deadline.
-    fn progress(&mut self, polls: &mut u32, phase: &str) -> Result<(), LoopbackError> {
-        match self.endpoint.poll().map_err(at("exchange messages"))? {
+    /// Takes one completion, if there is one. Every wait passes here, and gives up at the deadline or when the other side has.
+    fn progress(&mut self, phase: &str) -> Result<(), LoopbackError> {
+        match self.endpoint.poll().map_err(at(EXCHANGE))? {
             Some(Completion::Sent(slot)) => self.sent[slot] = true,
             Some(Completion::Received(slot)) => self.received[slot] = true,
             None => {
-                *polls += 1;
-                if polls.is_multiple_of(POLLS_BETWEEN_LOOKS) {
-                    if self.begun.elapsed() > self.deadline {
-                        return Err(LoopbackError::Silent {
-                            phase: phase.to_owned(),
-                            limit: self.deadline,
-                        });
-                    }
-                    std::thread::yield_now();
+                self.polls = self.polls.wrapping_add(1);
+                if self.polls.is_multiple_of(POLLS_BETWEEN_LOOKS) {
+                    self.look(phase)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn look(&self, phase: &str) -> Result<(), LoopbackError> {
+        if self.begun.elapsed() > self.deadline {
+            return Err(LoopbackError::Silent {
+                phase: phase.to_owned(),
+                limit: self.deadline,
+            });
+        }
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(LoopbackError::PeerStopped);
+        }
+        std::thread::yield_now();
         Ok(())
     }
 
@@ -513,24 +543,31 @@ mod tests {
 
     #[test]
     fn a_peer_that_never_answers_is_given_up_at_the_deadline() {
-        let device = tcp();
         let course = Course {
             deadline: Duration::from_millis(300),
             ..course()
         };
-        let mut near = Side::open(&device, 1, 1024, &course).unwrap();
-        let far = Side::open(&device, 1, 1024, &course).unwrap();
-        near.connect(&far.address().unwrap()).unwrap();
-        let error = near
-            .drive(
-                &Course {
-                    bandwidth_bytes: Vec::new(),
-                    ..course
-                },
-                &mut |_| {},
-            )
-            .unwrap_err();
+        let error = alone(&course, &AtomicBool::new(false));
         assert!(matches!(error, LoopbackError::Silent { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_peer_that_gives_up_is_not_waited_for() {
+        let error = alone(&course(), &AtomicBool::new(true));
+        assert!(matches!(error, LoopbackError::PeerStopped), "{error}");
+    }
+
+    /// Why a side gives up whose peer never answers.
+    fn alone(course: &Course, stopped: &AtomicBool) -> LoopbackError {
+        let device = tcp();
+        let mut near = Side::open(&device, 1, 1024, course, stopped).unwrap();
+        let far = Side::open(&device, 1, 1024, course, stopped).unwrap();
+        near.connect(&far.address().unwrap()).unwrap();
+        let latency_alone = Course {
+            bandwidth_bytes: Vec::new(),
+            ..course.clone()
+        };
+        near.drive(&latency_alone, &mut |_| {}).unwrap_err()
     }
 
     #[test]

@@ -6,7 +6,6 @@ use dhc_checks::host::Host;
 use dhc_thresholds::{Hardware, Identity};
 
 const NVIDIA: &str = "0x10de";
-const AMAZON: &str = "0x1d0f";
 
 /// What the node is.
 #[derive(Clone, Debug)]
@@ -116,10 +115,13 @@ fn there(host: &Host) -> BTreeSet<Hardware> {
             there.insert(Hardware::NvidiaGpu);
             there.insert(Hardware::NvlinkPerGpu);
         }
-        // EFA's device ids are 0xefa0, 0xefa1 and so on (rdma-core, providers/efa).
-        if vendor == AMAZON && word("device").starts_with("0xefa") {
-            there.insert(Hardware::Efa);
-        }
+    }
+    for card in host.rdma_devices().unwrap_or_default() {
+        there.insert(if card.is_efa {
+            Hardware::Efa
+        } else {
+            Hardware::RdmaNic
+        });
     }
     let neuron = host
         .list("/sys/devices/virtual/neuron_device")

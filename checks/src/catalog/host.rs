@@ -55,7 +55,7 @@ const WIDTH: Metric = Metric {
 const WIDTH_MISSING: Metric = Metric {
     name: "host.pcie.width_missing",
     unit: Unit::Lanes,
-    about: "PCIe lanes that an accelerator or network card has and does not use",
+    about: "PCIe lanes that an accelerator or network card and its slot have and do not use",
     role: Role::Judged,
     fault: "host.pcie.width",
 };
@@ -223,7 +223,16 @@ fn cpus(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         .text("/sys/devices/system/cpu/online")
         .map(|list| sysfs::list_length(&list))
     {
-        Ok(Some(count)) => record.measure(&CPUS, all(), count)?,
+        Ok(Some(count)) => {
+            let online = CPUS.of(all(), count);
+            record.add(if has_smt_off(host) {
+                online
+                    .fault("host.cpu.smt")
+                    .detail("each core runs one thread, since SMT is off")
+            } else {
+                online
+            })?;
+        }
         Ok(None) => record.gap(
             &CPUS,
             all(),
@@ -251,6 +260,17 @@ fn cpus(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         [one] => record.measure(&GOVERNOR, all(), one.clone()),
         several => record.add(GOVERNOR.of(all(), "mixed").detail(several.join(", "))),
     }
+}
+
+/// Whether the cores could run more threads than they do. EC2 (`ThreadsPerCore=1`) and firmware hide the others, and the
+/// kernel then calls SMT not supported; on architectures without it, it is not implemented.
+fn has_smt_off(host: &Host) -> bool {
+    let text = |path: &str| host.text(format!("/sys/devices/system/cpu/{path}"));
+    let control = text("smt/control").unwrap_or_default();
+    let siblings = text("cpu0/topology/thread_siblings_list")
+        .ok()
+        .and_then(|list| sysfs::list_length(&list));
+    ["off", "forceoff", "notsupported"].contains(&control.as_str()) && siblings == Some(1)
 }
 
 fn clock(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
@@ -287,6 +307,10 @@ fn disks(task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     for (path, space) in std::iter::once(root).chain(state) {
         let subject = Subject::new(Kind::Disk, path);
         match space {
+            // An image that is full by its nature.
+            Ok(space) if space.is_read_only => {
+                record.note(format!("`{}` is read-only", subject.name))?;
+            }
             Ok(space) if space.total_bytes > 0 => {
                 let free = 100.0 * space.free_bytes as f64 / space.total_bytes as f64;
                 record.measure(&DISK_FREE, subject, free)?;
@@ -330,18 +354,7 @@ fn pcie(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
             subject.clone(),
             [("bdf", bdf.clone()), ("pci_device", word("device"))],
         )?;
-        let width = text("current_link_width")
-            .ok()
-            .and_then(|text| sysfs::pcie_width(&text));
-        let width_max = text("max_link_width")
-            .ok()
-            .and_then(|text| sysfs::pcie_width(&text));
-        if let Some(width) = width {
-            record.measure(&WIDTH, subject.clone(), width)?;
-        }
-        if let (Some(width), Some(max)) = (width, width_max) {
-            record.measure(&WIDTH_MISSING, subject.clone(), max.saturating_sub(width))?;
-        }
+        link_width(host, &bdf, &subject, record)?;
         for (metric, file) in [
             (&SPEED, "current_link_speed"),
             (&SPEED_MAX, "max_link_speed"),
@@ -359,6 +372,35 @@ fn pcie(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         }
     }
     Ok(())
+}
+
+/// The lanes in use, and those that both ends of the link have beside them. A card in a narrow slot lacks none.
+fn link_width(
+    host: &Host,
+    bdf: &str,
+    subject: &Subject,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let text = |file: &str| host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"));
+    let lanes = |file: &str| sysfs::pcie_width(&text(file).ok()?);
+    let current = text("current_link_width").unwrap_or_default();
+    let Some(max) = lanes("max_link_width") else {
+        return Ok(());
+    };
+    if sysfs::is_off_the_bus(&current) {
+        let gone = WIDTH_MISSING
+            .of(subject.clone(), max)
+            .fault("host.pcie.gone");
+        return record
+            .add(gone.detail("its registers read as ones alone: it has fallen off the bus"));
+    }
+    let Some(width) = sysfs::pcie_width(&current) else {
+        return Ok(());
+    };
+    // The device above in sysfs is the other end of the link. A virtual machine often shows none.
+    let max = lanes("../max_link_width").map_or(max, |above| above.min(max));
+    record.measure(&WIDTH, subject.clone(), width)?;
+    record.measure(&WIDTH_MISSING, subject.clone(), max.saturating_sub(width))
 }
 
 /// An AER counter. Virtual functions and most virtual machines have none.

@@ -5,7 +5,7 @@
 //! below the port.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use libfabric_sys::{Device, Library};
@@ -13,15 +13,19 @@ use libfabric_sys::{Device, Library};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
 };
-use crate::host::Host;
+use crate::host::{Host, ReadError};
 use crate::loopback::{self, Course, NO_SHORTCUTS, Results};
 
 /// The message size whose latency is judged, and the one whose bandwidth is.
 const LATENCY_BYTES: usize = 8;
 const BANDWIDTH_BYTES: usize = 1 << 20;
 
+/// How much of the check's time the exchanges may take; the rest is for what comes before and after them.
+const TIME_SHARE: f64 = 0.9;
+
 /// The figures of one of the two checks.
 struct Figures {
+    state: Metric,
     corrupted: Metric,
     latency: Metric,
     latency_p99: Metric,
@@ -47,6 +51,7 @@ const fn figure(
     }
 }
 
+const STATE: &str = "whether the messages arrived: answered; silent: none came in time; failed: work came back with an error";
 const CORRUPTED: &str = "messages that arrived with other bytes than were sent";
 const LATENCY: &str = "half a round trip of a message, the median (HyperPod's `typical` latency)";
 const LATENCY_P99: &str = "half a round trip of a message, the 99th percentile";
@@ -56,6 +61,13 @@ const BANDWIDTH: &str = "bandwidth one way of the best window of messages";
 const BANDWIDTH_MEAN: &str = "bandwidth one way, mean of the windows of messages";
 
 static EFA: Figures = Figures {
+    state: figure(
+        "efa.loopback.state",
+        Unit::State,
+        Role::Required,
+        STATE,
+        "nic.silent",
+    ),
     corrupted: figure(
         "efa.loopback.corrupted",
         Unit::Count,
@@ -108,6 +120,13 @@ static EFA: Figures = Figures {
 };
 
 static FABRIC: Figures = Figures {
+    state: figure(
+        "fabric.loopback.state",
+        Unit::State,
+        Role::Required,
+        STATE,
+        "fabric.silent",
+    ),
     corrupted: figure(
         "fabric.loopback.corrupted",
         Unit::Count,
@@ -216,6 +235,7 @@ sent. Error counters of the card are read before and after.",
         &PORT_STATE,
         &PORT_RATE,
         &COUNTER_GROWTH,
+        &EFA.state,
         &EFA.corrupted,
         &EFA.latency,
         &EFA.latency_p99,
@@ -239,6 +259,7 @@ host, measures latency and bandwidth as efa-loopback does, and compares every by
 network card, so it shows on any machine that libfabric and the host's memory path are sound. Name one provider, even
 one of hardware, with --set fabric-loopback.provider=NAME.",
     metrics: &[
+        &FABRIC.state,
         &FABRIC.corrupted,
         &FABRIC.latency,
         &FABRIC.latency_p99,
@@ -292,6 +313,7 @@ impl InstanceCheck for Loopback {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let begun = Instant::now();
         let on_efa = self.spec.needs == Some(Hardware::Efa);
         let cards = if on_efa {
             efa_cards(&task.host, record)?
@@ -318,8 +340,14 @@ impl InstanceCheck for Loopback {
         } else {
             software_devices(task, self.spec, &library)?
         };
-        for (subject, device) in &devices {
-            self.one(subject, device, task.deadline / 2, record)?;
+        for (place, (subject, device)) in devices.iter().enumerate() {
+            // A silent device costs its share of the time and no other device's.
+            let left = task
+                .deadline
+                .mul_f64(TIME_SHARE)
+                .saturating_sub(begun.elapsed());
+            let waiting = u32::try_from(devices.len() - place).unwrap_or(u32::MAX);
+            self.one(subject, device, left / waiting, record)?;
         }
         for (card, before) in cards.iter().zip(before) {
             growth(card, &before, &counters(&task.host, card), record)?;
@@ -330,11 +358,8 @@ impl InstanceCheck for Loopback {
             .collect();
         for card in cards.iter().filter(|card| !served.contains(card.as_str())) {
             let why = "libfabric's efa provider does not offer the card; see `fi_info -p efa`";
-            record.gap(
-                &self.figures.corrupted,
-                Subject::new(Kind::Nic, card.as_str()),
-                why,
-            )?;
+            let subject = Subject::new(Kind::Nic, card.as_str());
+            record.gap(&self.figures.state, subject, why)?;
         }
         Ok(())
     }
@@ -362,9 +387,20 @@ impl Loopback {
         if let Some(phase) = phases.last() {
             record.progress(format!("{subject}: {phase}"))?;
         }
+        let state = &self.figures.state;
         match outcome {
-            Ok(results) => self.figures(subject, device, &results, record),
-            Err(error) => record.gap(&self.figures.corrupted, subject.clone(), chain(&error)),
+            Ok(results) => {
+                let answered = state.of(subject.clone(), "answered");
+                record.add(answered.over(device.provider.as_str()))?;
+                self.figures(subject, device, &results, record)
+            }
+            Err(error) => match error.of_the_device() {
+                Some(word) => {
+                    let seen = state.of(subject.clone(), word).detail(chain(&error));
+                    record.add(seen.over(device.provider.as_str()))
+                }
+                None => record.gap(state, subject.clone(), chain(&error)),
+            },
         }
     }
 
@@ -537,55 +573,33 @@ fn efa_devices(library: &Library, cards: &[String]) -> Result<Vec<(Subject, Devi
 
 /// The EFA cards that the kernel has; their count, identity, and the state and rate of their ports are recorded.
 fn efa_cards(host: &Host, record: &mut Recorder<'_>) -> Result<Vec<String>, CheckError> {
-    let names = match host.list(INFINIBAND) {
-        Ok(names) => names,
-        Err(error) if error.is_absent() => Vec::new(),
-        Err(error) => return Err(CheckError::Unavailable(error.to_string())),
-    };
-    let mut cards = Vec::new();
-    for name in names {
-        // The driver of the PCI function behind the card tells EFA from InfiniBand.
-        let vendor = host
-            .text(format!("{INFINIBAND}/{name}/device/vendor"))
-            .unwrap_or_default();
-        let device = host
-            .text(format!("{INFINIBAND}/{name}/device/device"))
-            .unwrap_or_default();
-        if vendor == "0x1d0f" && device.starts_with("0xefa") {
-            cards.push(name);
-        }
-    }
+    let unavailable = |error: ReadError| CheckError::Unavailable(error.to_string());
+    let mut cards = host.rdma_devices().map_err(unavailable)?;
+    cards.retain(|card| card.is_efa);
     record.measure(&EFA_COUNT, Subject::node(), cards.len())?;
-    for name in &cards {
-        let subject = Subject::new(Kind::Nic, name.as_str());
-        let guid = host
-            .text(format!("{INFINIBAND}/{name}/node_guid"))
-            .unwrap_or_default();
-        let bdf = host
-            .link(format!("{INFINIBAND}/{name}/device"))
-            .unwrap_or_default();
-        record.device(subject.clone(), [("bdf", bdf), ("guid", guid)])?;
-        let port = |file: &str| host.text(format!("{INFINIBAND}/{name}/ports/1/{file}"));
-        match port("state") {
-            // `4: ACTIVE`
-            Ok(state) => {
-                let word = state
-                    .split_once(": ")
-                    .map_or(state.as_str(), |(_, word)| word)
-                    .to_owned();
-                record.measure(&PORT_STATE, subject.clone(), word)?;
+    for card in &cards {
+        let subject = Subject::new(Kind::Nic, card.name.as_str());
+        let identity = [("bdf", card.bdf.clone()), ("guid", card.guid.clone())];
+        record.device(subject.clone(), identity)?;
+        // An EFA card has one port.
+        match host
+            .rdma_ports(&card.name)
+            .map(|ports| ports.into_iter().next())
+        {
+            Ok(Some(port)) => {
+                match port.state {
+                    Ok(state) => record.measure(&PORT_STATE, subject.clone(), state)?,
+                    Err(error) => record.gap(&PORT_STATE, subject.clone(), error.to_string())?,
+                }
+                if let Some(rate) = port.rate_gbit_per_s {
+                    record.measure(&PORT_RATE, subject, rate)?;
+                }
             }
-            Err(error) => record.gap(&PORT_STATE, subject.clone(), error.to_string())?,
-        }
-        // `100 Gb/sec (4X EDR)`
-        let rate = port("rate")
-            .ok()
-            .and_then(|text| text.split_once(" Gb/sec")?.0.trim().parse::<f64>().ok());
-        if let Some(rate) = rate {
-            record.measure(&PORT_RATE, subject, rate)?;
+            Ok(None) => record.gap(&PORT_STATE, subject, "the card shows no port")?,
+            Err(error) => record.gap(&PORT_STATE, subject, error.to_string())?,
         }
     }
-    Ok(cards)
+    Ok(cards.into_iter().map(|card| card.name).collect())
 }
 
 /// Error counters of a card by name; what an older driver or card does not have is not there.

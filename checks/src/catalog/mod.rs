@@ -13,6 +13,7 @@ mod nccom_local;
 mod neuron_count;
 mod neuron_sysfs;
 mod nvlink;
+mod rdma_nic;
 pub mod roll_call;
 
 use crate::check::Check;
@@ -25,6 +26,7 @@ pub const CHECKS: &[Check] = &[
     Check::Instance(&neuron_count::NeuronCount),
     Check::Instance(&neuron_sysfs::NeuronSysfs),
     Check::Instance(&nccom_local::NccomLocal),
+    Check::Instance(&rdma_nic::RdmaNic),
     Check::Instance(&loopback::EFA_LOOPBACK),
     Check::Instance(&loopback::FABRIC_LOOPBACK),
     Check::Instance(&host::HostCheck),

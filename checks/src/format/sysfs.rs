@@ -40,6 +40,12 @@ pub fn pcie_width(text: &str) -> Option<u64> {
         .filter(|width| (1..=32).contains(width))
 }
 
+/// Whether a width is what a function shows that has fallen off the bus: its registers read as ones alone, and the width is
+/// the six bits of one of them.
+pub fn is_off_the_bus(width: &str) -> bool {
+    width.trim() == "63"
+}
+
 /// The sum of an AER counter file: its last line is `TOTAL_ERR_COR 3`, `TOTAL_ERR_FATAL 0` or `TOTAL_ERR_NONFATAL 0`
 /// (Linux, Documentation/ABI/testing/sysfs-bus-pci-devices-aer_stats).
 pub fn aer_total(text: &str) -> Option<u64> {
@@ -82,6 +88,7 @@ mod tests {
             (pcie_width("16"), pcie_width("0"), pcie_width("255")),
             (Some(16), None, None)
         );
+        assert!(is_off_the_bus("63\n") && !is_off_the_bus("16") && pcie_width("63").is_none());
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod files;
 mod kmsg;
 mod neuron;
 pub mod nvml;
+mod rdma;
 mod readings;
 pub mod redact;
 pub mod sandbox;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use exec::{Captured, Command, Ended, ExecError, GRACE, Listener, Output, escape};
 pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
 pub use neuron::NeuronDevice;
+pub use rdma::{RdmaDevice, RdmaPort};
 pub use readings::Readings;
 pub use system::Space;
 

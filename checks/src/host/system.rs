@@ -13,6 +13,8 @@ pub struct Space {
     pub total_bytes: u64,
     /// Bytes that users may still fill.
     pub free_bytes: u64,
+    /// Whether nobody may write to it.
+    pub is_read_only: bool,
 }
 
 impl Host {
@@ -34,6 +36,7 @@ impl Host {
         Ok(Space {
             total_bytes: stat.f_blocks * stat.f_frsize,
             free_bytes: stat.f_bavail * stat.f_frsize,
+            is_read_only: stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
         })
     }
 

@@ -165,7 +165,11 @@ impl Reader {
         if let Some(record) = firmware::Record::begin(message) {
             self.end_of_record();
             self.firmware = Some(record);
-        } else if let Some(said) = self.firmware.as_mut().and_then(|record| record.line(message)) {
+        } else if let Some(said) = self
+            .firmware
+            .as_mut()
+            .and_then(|record| record.line(message))
+        {
             self.keep(said.what, quote(&said.quote));
         }
         if let Some(what) = self.off_the_bus(message).or_else(|| what(message)) {
@@ -680,7 +684,10 @@ mod tests {
             class("EDAC MC0: 1 CE memory read error on CPU_SrcID#0\n"),
             ["host.kernel.corrected"]
         );
-        assert_eq!(class("mce: CPU0: Thermal monitoring enabled\n"), [] as [&str; 0]);
+        assert_eq!(
+            class("mce: CPU0: Thermal monitoring enabled\n"),
+            [] as [&str; 0]
+        );
     }
 
     /// A record as `cper_estatus_print` of Linux 6.1 writes it.
@@ -732,7 +739,11 @@ mod tests {
             + &firmware("{3}", "recoverable", &["section_type: memory error"]);
         assert_eq!(
             classes(&text),
-            ["host.kernel.mce", "host.kernel.corrected", "host.kernel.mce"]
+            [
+                "host.kernel.mce",
+                "host.kernel.corrected",
+                "host.kernel.mce"
+            ]
         );
     }
 

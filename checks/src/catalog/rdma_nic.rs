@@ -1,0 +1,129 @@
+//! `rdma-nic`: are the InfiniBand or RoCE cards of the instance type there, with their ports active?
+
+use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
+
+use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+
+const COUNT: Metric = Metric {
+    name: "rdma.device.count",
+    unit: Unit::Count,
+    about: "InfiniBand or RoCE devices that the kernel has, EFA cards not counted",
+    role: Role::Required,
+    fault: "nic.missing",
+};
+const ACTIVE: Metric = Metric {
+    name: "rdma.device.active",
+    unit: Unit::Count,
+    about: "those of them that have an active port",
+    role: Role::Required,
+    fault: "nic.port_down",
+};
+const STATE: Metric = Metric {
+    name: "rdma.port.state",
+    unit: Unit::State,
+    about: "state of a port, as the kernel names it: ACTIVE, DOWN, INIT, ARMED",
+    role: Role::Judged,
+    fault: "nic.port_down",
+};
+const RATE: Metric = Metric {
+    name: "rdma.port.rate",
+    unit: Unit::GigabitsPerSecond,
+    about: "rate of a port",
+    role: Role::Context,
+    fault: "nic.rate",
+};
+const DOWNED: Metric = Metric {
+    name: "rdma.port.link_downed",
+    unit: Unit::Count,
+    about: "how often a port has lost its link since the driver was loaded",
+    role: Role::Context,
+    fault: "nic.errors",
+};
+const SYMBOL_ERRORS: Metric = Metric {
+    name: "rdma.port.symbol_errors",
+    unit: Unit::Count,
+    about: "symbol errors of a port since the driver was loaded",
+    role: Role::Context,
+    fault: "nic.errors",
+};
+
+static SPEC: Spec = Spec {
+    name: "rdma-nic",
+    about: "all InfiniBand or RoCE cards of the instance type are there, with their ports active",
+    explain: "\
+Counts the RDMA devices in sysfs that are not EFA cards, and reads the state and rate of their ports. A type's number is
+that of the cards of its compute fabric. A machine may have more for storage and management, so more is no fault, and a port
+that is not active is one only when fewer devices are active than the type has; before that it is a warning, since a port
+that nobody has cabled looks the same.",
+    metrics: &[&COUNT, &ACTIVE, &STATE, &RATE, &DOWNED, &SYMBOL_ERRORS],
+    needs: Some(Hardware::RdmaNic),
+    tags: &["network", "quick"],
+    company: Company::Welcome,
+    options: &[],
+};
+
+/// The check.
+pub(super) struct RdmaNic;
+
+impl InstanceCheck for RdmaNic {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        let host = &task.host;
+        let mut devices = host
+            .rdma_devices()
+            .map_err(|error| CheckError::Unavailable(error.to_string()))?;
+        devices.retain(|device| !device.is_efa);
+        record.measure(&COUNT, Subject::node(), devices.len())?;
+        let (mut active, mut not_read) = (0_u64, None);
+        for device in &devices {
+            let subject = Subject::new(Kind::Nic, device.name.as_str());
+            record.device(
+                subject.clone(),
+                [("bdf", device.bdf.clone()), ("guid", device.guid.clone())],
+            )?;
+            let ports = match host.rdma_ports(&device.name) {
+                Ok(ports) => ports,
+                Err(error) => {
+                    record.gap(&STATE, subject, error.to_string())?;
+                    not_read = Some(error);
+                    continue;
+                }
+            };
+            let mut is_active = false;
+            for port in ports {
+                let place = format!("{}/port{}", device.name, port.number);
+                let subject = Subject::new(Kind::Nic, place);
+                match port.state {
+                    Ok(state) => {
+                        is_active |= state == "ACTIVE";
+                        let link = format!("{} {}", port.link_layer, port.physical);
+                        record.add(STATE.of(subject.clone(), state).detail(link.trim()))?;
+                    }
+                    Err(error) => {
+                        record.gap(&STATE, subject.clone(), error.to_string())?;
+                        not_read = Some(error);
+                    }
+                }
+                if let Some(rate) = port.rate_gbit_per_s {
+                    record.measure(&RATE, subject.clone(), rate)?;
+                }
+                for (metric, counter) in
+                    [(&DOWNED, "link_downed"), (&SYMBOL_ERRORS, "symbol_error")]
+                {
+                    if let Ok(count) = host.rdma_counter(&device.name, port.number, counter) {
+                        record.measure(metric, subject.clone(), count)?;
+                    }
+                }
+            }
+            active += u64::from(is_active);
+        }
+        match not_read {
+            // Whether enough are active is not known as long as one of them cannot be read.
+            Some(error) => record.gap(&ACTIVE, Subject::node(), error.to_string()),
+            None => record.measure(&ACTIVE, Subject::node(), active),
+        }
+    }
+}
