@@ -29,18 +29,35 @@ fn assert_fault(outcome: &Outcome, fault: &str, subject: &str, action: Action) {
     );
 }
 
+/// The machines with nothing wrong of every instance type that has a threshold file.
+const HEALTHY: [&str; 15] = [
+    "dgx-h100",
+    "g4dn.12xlarge",
+    "g6e.48xlarge",
+    "gb200-nvl72",
+    "inf2.48xlarge",
+    "p4d.24xlarge",
+    "p5.48xlarge",
+    "p5.4xlarge",
+    "p5en.48xlarge",
+    "p6-b200.48xlarge",
+    "p6e-gb200.36xlarge",
+    "trn1.32xlarge",
+    "trn1.32xlarge-old-driver",
+    "trn2.48xlarge",
+    "trn2u.48xlarge",
+];
+
 #[test]
-fn healthy_hosts_pass() {
-    for node in [
-        FakeNode::p5_48xlarge(),
-        FakeNode::trn2_48xlarge(),
-        FakeNode::trn1_32xlarge(),
-    ] {
-        let outcome = host(node);
-        assert_eq!(outcome.complaints(), []);
+fn healthy_hosts_of_every_kind_pass() {
+    for machine in HEALTHY {
+        let outcome = host(FakeNode::of(machine));
+        assert_eq!(outcome.complaints(), [], "{machine}");
         assert_eq!(
             (outcome.exit, outcome.verdict()),
-            (0, (Status::Pass, Action::None))
+            (0, (Status::Pass, Action::None)),
+            "{machine}: {:?}",
+            outcome.check("host").record
         );
     }
 }
@@ -76,6 +93,56 @@ fn a_narrow_link_and_a_bus_error_name_their_device() {
         "0000:b9:00.0",
         Action::Reboot,
     );
+}
+
+#[test]
+fn a_card_that_answers_with_ones_alone_is_gone() {
+    let gone = FakeNode::p5_48xlarge().pci("0000:b9:00.0").narrow(63);
+    assert_fault(
+        &host(gone),
+        "host.pcie.gone",
+        "0000:b9:00.0",
+        Action::Reboot,
+    );
+}
+
+#[test]
+fn a_card_in_a_narrow_slot_lacks_no_lane() {
+    // The other end of the link is the device above in sysfs.
+    let slot = "/sys/devices/pci0000:00/max_link_width";
+    let narrow = |node: FakeNode| node.pci("0000:b9:00.0").narrow(8);
+    let all = |outcome: &Outcome| {
+        let record = &outcome.check("host").record;
+        let lacking = record.measurements.iter().find(|found| {
+            found.metric == "host.pcie.width_missing" && found.subject.name == "0000:b9:00.0"
+        });
+        lacking.map(|found| found.value.to_string())
+    };
+    let outcome = host(narrow(FakeNode::p5_48xlarge().file(slot, "8\n")));
+    assert_eq!(all(&outcome).as_deref(), Some("0"));
+    assert_eq!(outcome.exit, 0);
+    let outcome = host(narrow(FakeNode::p5_48xlarge().file(slot, "16\n")));
+    assert_eq!(all(&outcome).as_deref(), Some("8"));
+    assert_eq!(outcome.exit, 2);
+}
+
+#[test]
+fn cores_without_their_second_thread_are_a_setting_and_no_loss() {
+    let half = FakeNode::p5_48xlarge().file("/sys/devices/system/cpu/online", "0-95\n");
+    let off = half
+        .file("/sys/devices/system/cpu/smt/control", "off\n")
+        .file(
+            "/sys/devices/system/cpu/cpu0/topology/thread_siblings_list",
+            "0\n",
+        );
+    let found = host(off);
+    let named: Vec<_> = found
+        .complaints()
+        .into_iter()
+        .map(|(_, _, fault, _)| fault)
+        .collect();
+    assert_eq!(named, ["host.cpu.smt"]);
+    assert_ne!(found.verdict().1, Action::Reboot);
 }
 
 #[test]
@@ -123,6 +190,20 @@ fn an_application_s_xid_and_a_killed_process_do_not_fail_the_host() {
 }
 
 #[test]
+fn an_error_that_the_firmware_handled_first_is_found() {
+    let record = [
+        "{1}[Hardware Error]: Hardware error from APEI Generic Hardware Error Source: 4",
+        "{1}[Hardware Error]: event severity: fatal",
+        "{1}[Hardware Error]:  Error 0, type: fatal",
+        "{1}[Hardware Error]:   section_type: memory error",
+    ];
+    let node = record
+        .into_iter()
+        .fold(FakeNode::p5_48xlarge(), FakeNode::logs);
+    assert_fault(&host(node), "host.kernel.mce", "node", Action::Replace);
+}
+
+#[test]
 fn a_kernel_log_that_cannot_be_read_is_unknown() {
     let outcome = host(FakeNode::p5_48xlarge().unreadable("/dev/kmsg"));
     assert_eq!(
@@ -156,4 +237,47 @@ fn a_missing_efa_card_and_a_port_that_is_down_are_found() {
         efa(FakeNode::p5_48xlarge().nic("rdmap79s0").down()),
         [("nic.port_down".to_owned(), "rdmap79s0".to_owned())]
     );
+}
+
+#[test]
+fn infiniband_cards_are_counted_and_their_ports_read() {
+    let nics = |node: FakeNode| Dhc::on(node).check("rdma-nic");
+    let healthy = nics(FakeNode::of("dgx-h100"));
+    assert_eq!(
+        (healthy.exit, healthy.complaints()),
+        (0, Vec::new()),
+        "{:?}",
+        healthy.check("rdma-nic").record
+    );
+
+    let missing = nics(FakeNode::of("dgx-h100").nic("mlx5_3").missing());
+    let found = missing.findings("rdma-nic", Status::Fail);
+    let named: Vec<_> = found
+        .iter()
+        .filter_map(|finding| finding.fault.as_deref())
+        .collect();
+    assert!(named.contains(&"nic.missing"), "{named:?}");
+    assert_eq!(missing.exit, 2);
+
+    let down = nics(FakeNode::of("dgx-h100").nic("mlx5_3").down());
+    let complaints = down.complaints();
+    assert!(
+        complaints
+            .iter()
+            .all(|(_, _, fault, _)| fault == "nic.port_down"),
+        "{complaints:?}"
+    );
+    assert!(
+        complaints
+            .iter()
+            .any(|(.., subject)| subject == "mlx5_3/port1"),
+        "{complaints:?}"
+    );
+    assert_eq!(down.exit, 2);
+}
+
+#[test]
+fn a_machine_whose_type_has_no_infiniband_cards_skips_their_check() {
+    let outcome = Dhc::on(FakeNode::p5_48xlarge()).check("rdma-nic");
+    assert_eq!(outcome.check("rdma-nic").status, Status::Skip);
 }
