@@ -29,7 +29,7 @@ use dhc_runners::plan::{self, Selection};
 use dhc_runners::render::{self, Paper, html};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store, StoreError};
-use dhc_runners::{Exit, cluster, explain, imds, journal, live, tables};
+use dhc_runners::{Exit, cluster, explain, imds, journal, live, supervise, tables};
 use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile};
 
 type Failure = Box<dyn std::error::Error>;
@@ -498,8 +498,7 @@ fn refuse_stale(report: &Report, machine: &MachineArgs) -> Result<(), Failure> {
 }
 
 fn measure(name: &str) -> Result<Exit, Failure> {
-    // If the run is killed, its checks go with it, and their tools with them.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    supervise::end_with_the_run()?;
     let check = catalog::find(name).ok_or_else(|| format!("there is no check `{name}`"))?;
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text)?;

@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use dhc_checks::check::{Event, Task};
+use dhc_checks::host::processes;
 use dhc_thresholds::{Ending, Record};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -25,6 +26,10 @@ const LATE: Duration = Duration::from_millis(500);
 /// A check that is ending a tool gets this long beyond its deadline: the tool's grace ([`dhc_checks::host::GRACE`]), and
 /// time to reap it and to report. The whole promise is deadline + 11 s.
 const ENDING_A_TOOL: Duration = Duration::from_millis(10_900);
+
+/// How long a tool gets to go by itself when the run is stopped, and how long its check gets to kill what is left then.
+const STOPPING_A_TOOL: Duration = Duration::from_millis(1_500);
+const STOPPING: Duration = Duration::from_millis(2_000);
 
 /// How long a killed child may take to go. One in uninterruptible sleep never goes; it is left behind.
 const GONE: Duration = Duration::from_secs(2);
@@ -66,18 +71,36 @@ pub fn measure(
     record
 }
 
+/// In the process of a check: when the run is stopped or killed, ends with it, and whatever it has started as well.
+///
+/// # Errors
+/// When the kernel cannot be asked for it.
+pub fn end_with_the_run() -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    // In a thread of its own, since the check may be waiting for a library that never returns.
+    std::thread::spawn(move || {
+        signals.forever().next();
+        processes::end_all(STOPPING_A_TOOL);
+        // Not `exit`, which would run what libraries want done at the end.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    });
+    Ok(())
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "starts dhc itself; `Host::exec` starts the tools below it"
 )]
 fn start(program: &Path, name: &str, task: &Task) -> std::io::Result<Child> {
-    let mut child = Command::new(program)
-        .args(["measure", name])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .process_group(0)
-        .spawn()?;
+    let mut child = processes::spawn(
+        Command::new(program)
+            .args(["measure", name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .process_group(0),
+    )?;
     let mut stdin = child.stdin.take().expect("stdin was asked for");
     // A child that dies before it has read its task is told by its ending, not by this broken pipe.
     drop(stdin.write_all(&serde_json::to_vec(task)?));
@@ -118,11 +141,14 @@ fn listen(
             Err(RecvTimeoutError::Timeout) => {}
         }
         if stop.load(Ordering::Relaxed) {
-            kill(child, Signal::KILL);
+            // It ends its tool and what the tool started, and then itself.
+            kill(child, Signal::TERM);
+            wait(child, STOPPING);
             return Ending::Interrupted;
         }
         let late = begun.elapsed().saturating_sub(deadline);
-        if late > LATE && has_children(child.id()) {
+        // It may be about to end a tool.
+        if late > LATE && processes::has_children(child.id()) {
             busy = Instant::now();
         }
         // A process that is just ending has lost its children before it is seen to end, so it must be alone for a while.
@@ -203,16 +229,6 @@ fn read_lines(stdout: ChildStdout, sender: &mpsc::SyncSender<Line>) {
     drop(sender.send(Line::Garbage(format!("more than {LINES_MAX} lines"))));
 }
 
-/// Whether the process has a child, that is a tool which it may be about to end.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "our own process's children are not the host that is checked"
-)]
-fn has_children(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-        .is_ok_and(|text| !text.trim().is_empty())
-}
-
 fn kill(child: &Child, signal: Signal) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // It may have ended by itself in this moment; that is as good.
@@ -242,4 +258,7 @@ fn reap(child: &mut Child) {
         kill(child, Signal::KILL);
         wait(child, GONE);
     }
+    processes::forget(child);
+    // Where it was killed, what its tool had started is ours now.
+    processes::kill_leftovers();
 }

@@ -5,6 +5,7 @@ mod files;
 mod kmsg;
 mod neuron;
 pub mod nvml;
+pub mod processes;
 mod rdma;
 mod readings;
 pub mod redact;

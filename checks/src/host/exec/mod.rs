@@ -2,9 +2,7 @@
 //! ended together with everything that they started.
 //!
 //! A tool may ignore SIGTERM, leave grandchildren behind that hold its pipe or made a session of their own, or write
-//! without end. So the process of a check makes itself the reaper of its descendants (`PR_SET_CHILD_SUBREAPER`): whatever
-//! the tool leaves becomes its own child, and since one process runs one check, every descendant belongs to the tool that
-//! is running and is killed with it.
+//! without end. Whatever it leaves behind is killed with it ([`super::processes`]).
 
 mod capture;
 mod report_file;
@@ -18,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use dhc_thresholds::Evidence;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Signal, kill_process, kill_process_group};
 
+use super::processes::{self, pid};
 use super::{Host, redact};
 use capture::{Pipe, QUOTED_BYTES};
 use report_file::ReportFile;
@@ -281,7 +280,6 @@ impl Host {
         listener: &mut dyn Listener,
     ) -> Result<Output, ExecError> {
         let path = self.find(&command.program)?;
-        adopt_orphans();
         let report = command.report_flag.as_deref().and_then(ReportFile::new);
         let mut line = command.line();
         line.extend(report.iter().flat_map(ReportFile::args));
@@ -317,7 +315,10 @@ impl Host {
                 }
             }
         };
-        let left = kill_descendants(child.id());
+        if !matches!(ended, Ended::Unkillable { .. }) {
+            processes::forget(&child);
+        }
+        let left = processes::kill_leftovers();
         drain(&mut pipes, &mut ear);
         let [stdout, stderr] = pipes.map(Pipe::finish);
         Ok(Output {
@@ -397,7 +398,7 @@ impl Host {
                 Ok(())
             });
         }
-        process.spawn()
+        processes::spawn(&mut process)
     }
 }
 
@@ -423,12 +424,6 @@ fn directories(places: &[PathBuf]) -> String {
         .map(|place| place.display().to_string())
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// Makes this process the parent of whatever its children leave behind.
-fn adopt_orphans() {
-    // Kernels since 3.4 can; without it orphans go to init and are only killed with their process group.
-    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 /// What came of listening.
@@ -533,7 +528,7 @@ fn read_ready(pipes: &mut [Pipe; 2], ear: &mut Ear<'_>, limit: Duration) -> bool
 fn drain(pipes: &mut [Pipe; 2], ear: &mut Ear<'_>) {
     let begun = Instant::now();
     while pipes.iter().any(|pipe| pipe.source.is_some()) && begun.elapsed() < LINGER {
-        if !read_ready(pipes, ear, TICK) && kill_descendants(0) {
+        if !read_ready(pipes, ear, TICK) && processes::kill_leftovers() {
             break;
         }
     }
@@ -557,63 +552,6 @@ fn signal(child: &Child, signal: Signal) {
         let _ = kill_process_group(pid, signal);
         let _ = kill_process(pid, signal);
     }
-}
-
-fn pid(id: u32) -> Option<Pid> {
-    i32::try_from(id).ok().and_then(Pid::from_raw)
-}
-
-/// Kills everything that descends from this process, again until nothing is left or [`GONE`] has passed, and reaps it.
-/// Says whether there was anything. `main` has been waited for already or is left behind.
-fn kill_descendants(main: u32) -> bool {
-    let begun = Instant::now();
-    let mut found = false;
-    loop {
-        let alive: Vec<u32> = descendants(std::process::id())
-            .into_iter()
-            .filter(|id| *id != main)
-            .collect();
-        if alive.is_empty() || begun.elapsed() > GONE {
-            return found;
-        }
-        found = true;
-        for pid in alive.iter().copied().filter_map(pid) {
-            let _ = kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
-        }
-        std::thread::sleep(TICK / 5);
-    }
-}
-
-/// All processes below `id`, as the kernel lists the children of each thread.
-fn descendants(id: u32) -> Vec<u32> {
-    let mut all = children(id);
-    let mut next = 0;
-    while next < all.len() {
-        all.extend(children(all[next]));
-        next += 1;
-    }
-    all
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "our own descendants, not the host that is checked"
-)]
-fn children(id: u32) -> Vec<u32> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else {
-        return Vec::new();
-    };
-    let lists = threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|id| id.parse().ok())
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 #[expect(
