@@ -9,6 +9,8 @@ mod host;
 mod loopback;
 mod mpi_allreduce;
 mod nccl_allreduce;
+mod nccom;
+mod nccom_allreduce;
 mod nccom_local;
 mod neuron_count;
 mod neuron_sysfs;
@@ -34,6 +36,7 @@ pub const CHECKS: &[Check] = &[
     Check::Cluster(&roll_call::RollCall),
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
     Check::Cluster(&nccl_allreduce::NcclAllReduce),
+    Check::Cluster(&nccom_allreduce::NccomAllReduce),
     Check::Inferred(&cluster_node::SPEC),
 ];
 

@@ -58,8 +58,10 @@ impl Row {
 pub struct FailedRow {
     /// Message size in bytes.
     pub bytes: u64,
-    /// What stands in place of the figures.
+    /// What stands in place of the figures, or behind them.
     pub said: String,
+    /// Whether the operation came to its end and `--check` found its result wrong; otherwise the tool could not run it.
+    pub is_wrong: bool,
 }
 
 /// A table that came to its end.
@@ -213,26 +215,25 @@ fn row(line: &str, columns: &Columns, table: &mut Table) -> Result<(), NccomErro
         .get(columns.size)
         .and_then(|cell| cell.parse().ok())
         .ok_or_else(malformed)?;
-    if cells.len() > 1
-        && cells[1..]
-            .iter()
-            .any(|cell| cell.to_ascii_lowercase().starts_with("fail"))
-    {
+    let number = |column: usize| {
+        let number: f64 = cells.get(column)?.parse().ok()?;
+        (number.is_finite() && number >= 0.0).then_some(number)
+    };
+    let has = |word: &str| {
+        let mut words = cells[1..].iter().map(|cell| cell.to_ascii_lowercase());
+        words.any(|cell| cell.starts_with(word))
+    };
+    if has("fail") {
         table.failed.push(FailedRow {
             bytes,
             said: quote(&cells[1..].join(" ")),
+            is_wrong: number(columns.time).is_some() || has("mismatch"),
         });
         return Ok(());
     }
     if cells.len() < columns.all {
         return Err(malformed());
     }
-    let number = |column: usize| {
-        cells[column]
-            .parse()
-            .ok()
-            .filter(|number: &f64| number.is_finite() && *number >= 0.0)
-    };
     let (time_us, algbw) = number(columns.time)
         .zip(number(columns.algbw))
         .ok_or_else(malformed)?;
@@ -245,6 +246,7 @@ fn row(line: &str, columns: &Columns, table: &mut Table) -> Result<(), NccomErro
         Some(rest) => table.failed.push(FailedRow {
             bytes,
             said: quote(&rest.join(" ")),
+            is_wrong: true,
         }),
         None => table.rows.push(row),
     }
@@ -323,6 +325,7 @@ mod tests {
                 .said
                 .starts_with("Failure running neuron-bench")
         );
+        assert!(!table.failed[0].is_wrong);
     }
 
     #[test]
@@ -339,6 +342,7 @@ mod tests {
         let text = HEALTHY.replace("94.52\n", "94.52 ERROR: mismatch\n");
         let table = read(&text).unwrap();
         assert_eq!((table.rows.len(), table.failed.len()), (4, 1));
+        assert!(table.failed[0].is_wrong);
     }
 
     #[test]

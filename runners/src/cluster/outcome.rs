@@ -8,8 +8,9 @@ use crate::localise::{Group, Node, Outcome, Purpose};
 /// Groups that a comparison needs; half of them may be bad before the median is.
 const PEERS_MIN: usize = 5;
 
-/// With fewer, at least so many, only a group below half their median fails.
-const PEERS_FEW: usize = 3;
+/// With fewer, at least so many, only a group below half their median fails: of two groups, one that is three times as
+/// slow as the other.
+const PEERS_FEW: usize = 2;
 const FAR_BELOW: f64 = 0.5;
 
 /// A group is slower than its peers if it is below their median by this share and by so many spreads.
@@ -238,7 +239,9 @@ mod tests {
 
     #[test]
     fn few_groups_accuse_only_what_is_far_below() {
-        assert_eq!(bound(vec![100.0, 90.0]), None);
+        assert_eq!(bound(vec![100.0]), None);
+        assert_eq!(bound(vec![100.0, 90.0]), Some(47.5));
+        assert!(bound(vec![100.0, 30.0]).is_some_and(|bound| bound > 30.0));
         assert_eq!(bound(vec![100.0, 90.0, 80.0, 10.0]), Some(42.5));
         assert_eq!(bound(Vec::new()), None);
     }
