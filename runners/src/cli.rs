@@ -61,6 +61,23 @@ pub enum Command {
         /// The folder of a run.
         run: PathBuf,
     },
+    /// Say, do and undo what verdicts ask for.
+    Recover {
+        /// What of it.
+        #[command(subcommand)]
+        command: RecoverCommand,
+    },
+    /// Show what was seen on a node and done to it.
+    History {
+        /// The node's name or instance id; the machines with the most actions if left out.
+        node: Option<String>,
+        /// Where the history is.
+        #[command(flatten)]
+        history: HistoryArgs,
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Show or validate threshold tables.
     Thresholds {
         /// What to do with them.
@@ -212,6 +229,72 @@ pub struct MachineArgs {
     /// Load libfabric from this library.
     #[arg(long, value_name = "FILE")]
     pub libfabric: Option<PathBuf>,
+}
+
+/// What to do with verdicts.
+#[derive(Debug, Subcommand)]
+pub enum RecoverCommand {
+    /// Say what would be done to which node and why; nothing is done.
+    Plan {
+        /// What to act on.
+        #[command(flatten)]
+        recovery: RecoveryArgs,
+        /// The policy: a file, `default` or `hyperpod`.
+        #[arg(long, value_name = "FILE|NAME", default_value = "default")]
+        policy: PathBuf,
+    },
+    /// Print a built-in policy, to be the beginning of your own.
+    Policy {
+        /// Its name: `default` or `hyperpod`.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Do what `plan` says. The policy file has to say `mode = "enforce"`.
+    Apply {
+        /// What to act on.
+        #[command(flatten)]
+        recovery: RecoveryArgs,
+        /// The policy file.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+    },
+    /// On a node that was rebooted or replaced: run the checks again that failed, and give the node back if they pass.
+    Verify {
+        /// What to act on.
+        #[command(flatten)]
+        recovery: RecoveryArgs,
+        /// The policy file.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// The name that the node has in the results and in Slurm; this machine's host name if left out.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+}
+
+/// What recovery acts on.
+#[derive(Debug, Args)]
+pub struct RecoveryArgs {
+    /// Results, or folders of runs.
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Where the history is.
+    #[command(flatten)]
+    pub history: HistoryArgs,
+}
+
+/// Where the history of all nodes is kept.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The file; `history.sqlite` beside the results if left out.
+    #[arg(long = "history", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 /// What to do with threshold tables.

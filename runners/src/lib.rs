@@ -9,6 +9,7 @@ pub mod live;
 pub mod localise;
 pub mod machine;
 pub mod plan;
+pub mod recover;
 pub mod render;
 pub mod run;
 pub mod store;

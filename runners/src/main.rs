@@ -20,13 +20,15 @@ use dhc_checks::catalog::{self, CHECKS};
 use dhc_checks::check::{self, Task, chain};
 use dhc_checks::host::{Host, redact};
 use dhc_runners::cli::{
-    Cli, Command, Document, Format, Level, MachineArgs, RunArgs, ThresholdsCommand,
+    Cli, Command, Document, Format, HistoryArgs, Level, MachineArgs, RecoverCommand, RecoveryArgs,
+    RunArgs, ThresholdsCommand,
 };
 use dhc_runners::journal::Journal;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
-use dhc_runners::render::{self, Paper, html};
+use dhc_runners::recover::{self, History, Mode, Plan, Policy, Slurm};
+use dhc_runners::render::{self, Paper, html, recovery};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store, StoreError};
 use dhc_runners::{Exit, cluster, explain, imds, journal, live, supervise, tables};
@@ -88,6 +90,12 @@ fn act(command: Command) -> Result<Exit, Failure> {
             format,
             machine,
         } => judge(&result, thresholds.as_deref(), current, format, &machine),
+        Command::Recover { command } => recover(command),
+        Command::History {
+            node,
+            history,
+            format,
+        } => past(node.as_deref(), &history, format),
         Command::Verify { run } => {
             let files = store::verify(&run)?;
             print(&format!(
@@ -159,9 +167,7 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
     ] {
         signal_hook::flag::register(signal, stop_flag())?;
     }
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = environment();
     let host = host(&args.machine, &environment);
     let mut machine = Machine::look(&host, &environment);
     if args.imds && machine.identity.instance_type.is_none() {
@@ -388,14 +394,7 @@ fn stop_flag() -> Arc<AtomicBool> {
 fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failure> {
     match format {
         Format::Json => print(&(String::from_utf8_lossy(document).into_owned() + "\n")),
-        Format::Table => {
-            let paper = if std::io::stdout().is_terminal() {
-                Paper::Terminal
-            } else {
-                Paper::Plain
-            };
-            print(&render::report(report, paper))
-        }
+        Format::Table => print(&render::report(report, paper())),
     }
 }
 
@@ -440,6 +439,19 @@ fn judge(
     format: Format,
     machine: &MachineArgs,
 ) -> Result<Exit, Failure> {
+    let stored = stored(path)?;
+    if current {
+        refuse_stale(&stored, machine)?;
+    }
+    let chosen = tables::choose(thresholds, None, Some(&stored.judged_by.instance_type))?;
+    let report = stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table);
+    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
+    Ok(Exit::of(&report))
+}
+
+/// The result in a file or the folder of a run; where the run was killed, what its journal holds, judged by the instance
+/// type's own table.
+fn stored(path: &Path) -> Result<Report, Failure> {
     let path = if path.is_dir() {
         let result = path.join(store::RESULT);
         if result.exists() {
@@ -452,27 +464,229 @@ fn judge(
     };
     let text = store::read_file(&path)
         .map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
-    let stored = match journal::read(&text) {
+    match journal::read(&text) {
         Ok((header, records)) => {
-            let chosen =
-                tables::choose(thresholds, None, header.identity.instance_type.as_deref())?;
+            let chosen = tables::choose(None, None, header.identity.instance_type.as_deref())?;
             let checks = records.into_iter().map(|record| {
                 let metrics = tables::metrics_of(&record.check);
                 CheckReport::new(record, &metrics, &chosen.table)
             });
             let node = NodeReport::new(header.name, header.identity, checks.collect());
-            Report::new(header.run, chosen.judged_by, vec![node])
+            Ok(Report::new(header.run, chosen.judged_by, vec![node]))
         }
-        Err(journal::NotAJournal) => Report::parse(&text)
-            .map_err(|error| format!("cannot judge `{}`: {}", path.display(), chain(&error)))?,
-    };
-    if current {
-        refuse_stale(&stored, machine)?;
+        Err(journal::NotAJournal) => Ok(Report::parse(&text)
+            .map_err(|error| format!("cannot read `{}`: {}", path.display(), chain(&error)))?),
     }
-    let chosen = tables::choose(thresholds, None, Some(&stored.judged_by.instance_type))?;
-    let report = stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table);
-    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
-    Ok(Exit::of(&report))
+}
+
+fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
+    match command {
+        RecoverCommand::Plan { recovery, policy } => {
+            let policy = Policy::load(&policy)?;
+            let history = History::read(&history_file(&recovery.history)?)?;
+            let plan = recovery_plan(&recovery, &policy, &history)?;
+            show_plan(&plan, recovery.format)
+        }
+        RecoverCommand::Policy { name } => {
+            let text = Policy::built_in(&name).ok_or_else(|| {
+                format!("there is no built-in policy `{name}`; there are default and hyperpod")
+            })?;
+            print(text)
+        }
+        RecoverCommand::Apply { recovery, policy } => {
+            let policy = own_policy(&policy)?;
+            let mut history = History::write(&history_file(&recovery.history)?)?;
+            let plan = recovery_plan(&recovery, &policy, &history)?;
+            if policy.mode == Mode::Observe {
+                show_plan(&plan, recovery.format)?;
+                eprintln!(
+                    "dhc: nothing was done, since the policy says mode = \"observe\"; write \"enforce\" to have it done"
+                );
+                return Ok(Exit::Pass);
+            }
+            let host = host(&recovery.history.machine, &environment());
+            let now = jiff::Timestamp::now;
+            let all = recover::apply(&plan, &policy, &Slurm::new(&host), &mut history, now)?;
+            match recovery.format {
+                Format::Json => print(&(serde_json::to_string_pretty(&all)? + "\n"))?,
+                Format::Table => print(&(recovery::plan(&plan, paper()) + &recovery::done(&all)))?,
+            };
+            let failed = all.iter().any(|done| !done.done);
+            Ok(match &plan.breaker {
+                Some(why) => {
+                    eprintln!("dhc: nobody was touched: {why}");
+                    Exit::Error
+                }
+                None if failed => Exit::Error,
+                None => Exit::Pass,
+            })
+        }
+        RecoverCommand::Verify {
+            recovery,
+            policy,
+            node,
+        } => verify(&recovery, &policy, node.as_deref()),
+    }
+}
+
+/// Runs the checks again that failed on this node, and gives it back if they pass.
+fn verify(recovery: &RecoveryArgs, policy: &Path, node: Option<&str>) -> Result<Exit, Failure> {
+    let policy = own_policy(policy)?;
+    let args = &recovery.history.machine;
+    let host = host(args, &environment());
+    let here = Machine::look(&host, &BTreeMap::new());
+    let node = node.unwrap_or(&here.name);
+    let mut history = History::write(&history_file(&recovery.history)?)?;
+    let plan = recovery_plan(recovery, &policy, &history)?;
+    let step = plan
+        .steps
+        .into_iter()
+        .find(|step| step.node == node)
+        .ok_or_else(|| format!("the results hold nothing against `{node}`; name it with --node"))?;
+    let mut checks: Vec<&str> = step
+        .causes
+        .iter()
+        .map(|cause| cause.check.as_str())
+        .collect();
+    checks.sort_unstable();
+    checks.dedup();
+    let alone = |check: &&str| catalog::find(check).is_some_and(|check| check.instance().is_some());
+    if checks.is_empty() || !checks.iter().all(alone) {
+        return Err(format!(
+            "{node} was found with {}, which needs other nodes; run `dhc run --level cluster` with it and good ones, and \
+             give it back by hand if it passes",
+            checks.join(", ")
+        )
+        .into());
+    }
+    let program = std::env::current_exe()?;
+    let status = std::process::Command::new(program)
+        .args(["run", "--check", &checks.join(",")])
+        .args(machine_args(args))
+        .status()?;
+    match status.code() {
+        Some(0 | 1) => {}
+        code => {
+            eprintln!(
+                "dhc: {node} is not given back: {} did not pass again",
+                checks.join(", ")
+            );
+            return Ok(match code {
+                Some(2) => Exit::Fail,
+                Some(3) => Exit::Unknown,
+                _ => Exit::Error,
+            });
+        }
+    }
+    if policy.mode == Mode::Observe {
+        eprintln!(
+            "dhc: {node} passes; it is not given back, since the policy says mode = \"observe\""
+        );
+        return Ok(Exit::Pass);
+    }
+    let now = jiff::Timestamp::now();
+    match recover::give_back(&step, &policy, &Slurm::new(&host), &mut history, now)? {
+        Ok(what) => {
+            eprintln!("dhc: {node}: {what}");
+            Ok(Exit::Pass)
+        }
+        Err(why) => Err(format!("{node} passes and could not be given back: {why}").into()),
+    }
+}
+
+/// The arguments that make another dhc look at the same machine.
+fn machine_args(args: &MachineArgs) -> Vec<std::ffi::OsString> {
+    let mut all: Vec<std::ffi::OsString> = vec!["--root".into(), args.root.clone().into()];
+    let mut add = |flag: &str, path: &Path| all.extend([flag.into(), path.into()]);
+    for (flag, path) in [
+        ("--state", &args.state),
+        ("--nvml", &args.nvml),
+        ("--libfabric", &args.libfabric),
+    ] {
+        if let Some(path) = path {
+            add(flag, path);
+        }
+    }
+    for tools in &args.tools {
+        add("--tools", tools);
+    }
+    all
+}
+
+/// A policy that something may be done by: a file that somebody has read, never a built-in one.
+fn own_policy(path: &Path) -> Result<Policy, Failure> {
+    if path
+        .to_str()
+        .is_some_and(|name| Policy::built_in(name).is_some())
+    {
+        let name = path.display();
+        return Err(format!(
+            "`{name}` is built in and does nothing; write it to a file (`dhc recover policy {name}`), read it, change its \
+             mode, and name the file"
+        )
+        .into());
+    }
+    Ok(Policy::load(path)?)
+}
+
+fn recovery_plan(
+    recovery: &RecoveryArgs,
+    policy: &Policy,
+    history: &History,
+) -> Result<Plan, Failure> {
+    let mut results = Vec::new();
+    for path in &recovery.results {
+        results.push(stored(path)?);
+    }
+    let now = jiff::Timestamp::now();
+    Ok(recover::plan(&results, policy, now, |machine| {
+        history.of_machine(machine)
+    })?)
+}
+
+fn show_plan(plan: &Plan, format: Format) -> Result<Exit, Failure> {
+    match format {
+        Format::Json => print(&(serde_json::to_string_pretty(plan)? + "\n")),
+        Format::Table => print(&recovery::plan(plan, paper())),
+    }
+}
+
+fn past(node: Option<&str>, history: &HistoryArgs, format: Format) -> Result<Exit, Failure> {
+    /// How many machines are shown.
+    const MOST: usize = 20;
+    let history = History::read(&history_file(history)?)?;
+    let Some(node) = node else {
+        let lines = history.offenders(MOST)?.into_iter();
+        let lines = lines.map(|(machine, node, times)| format!("{times:>4}  {machine}  {node}\n"));
+        return print(&lines.collect::<String>());
+    };
+    let events = history.of_node(node)?;
+    match format {
+        Format::Json => print(&(serde_json::to_string_pretty(&events)? + "\n")),
+        Format::Table if events.is_empty() => print(&format!("nothing is known of `{node}`\n")),
+        Format::Table => print(&recovery::history(&events, paper())),
+    }
+}
+
+fn history_file(args: &HistoryArgs) -> Result<PathBuf, Failure> {
+    match &args.file {
+        Some(file) => Ok(file.clone()),
+        None => Ok(state(&args.machine, &environment())?.join("history.sqlite")),
+    }
+}
+
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn paper() -> Paper {
+    if std::io::stdout().is_terminal() {
+        Paper::Terminal
+    } else {
+        Paper::Plain
+    }
 }
 
 /// Refuses a result on which nobody should act any more.

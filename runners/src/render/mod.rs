@@ -2,6 +2,7 @@
 
 mod cluster;
 pub mod html;
+pub mod recovery;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};

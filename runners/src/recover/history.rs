@@ -1,0 +1,407 @@
+//! What was seen on each machine and done to it, so that the same fault after a reboot is told from a new one.
+//!
+//! Kept in SQLite, which several writers may use at once and which survives a crash at any moment. Machines are keyed by
+//! their instance id where there is one, since node names are given again to other machines.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dhc_thresholds::Action;
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use serde::Serialize;
+
+/// How long a writer waits for another.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The layout of the tables; raised when it changes.
+const LAYOUT: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    what TEXT NOT NULL CHECK (what IN ('seen', 'done', 'returned')),
+    node TEXT NOT NULL,
+    machine TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    run TEXT NOT NULL,
+    fault TEXT NOT NULL,
+    device TEXT NOT NULL,
+    action TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    UNIQUE (what, machine, boot, run, fault, device)
+) STRICT;
+CREATE INDEX event_by_machine ON event (machine, at);
+CREATE INDEX event_by_node ON event (node, at);
+PRAGMA user_version = 1;
+";
+
+/// What an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// A result told of a fault.
+    Seen,
+    /// The machine was marked for an action.
+    Done,
+    /// The node was given back to the scheduler.
+    Returned,
+}
+
+impl What {
+    const fn word(self) -> &'static str {
+        match self {
+            What::Seen => "seen",
+            What::Done => "done",
+            What::Returned => "returned",
+        }
+    }
+}
+
+/// Something that was seen or done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// What it is.
+    pub what: What,
+    /// The name that the node had.
+    pub node: String,
+    /// The machine: its instance id, or the node's name where it has none.
+    pub machine: String,
+    /// The boot, empty where it is not known.
+    pub boot: String,
+    /// The run whose result it follows from.
+    pub run: String,
+    /// The fault class.
+    pub fault: String,
+    /// The device, as findings name it.
+    pub device: String,
+    /// What was asked for.
+    pub action: Action,
+    /// The policy that asked for it.
+    pub policy: String,
+}
+
+/// Why the history cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The file.
+    #[error("the history `{}` cannot be used; name another with --history", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: rusqlite::Error,
+    },
+    /// Written by another dhc.
+    #[error("the history `{}` has layout {found}, and this dhc knows {LAYOUT}; use the newer dhc", path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+    },
+}
+
+/// The history of all machines.
+#[derive(Debug)]
+pub struct History {
+    path: PathBuf,
+    /// `None` where there is no history yet.
+    db: Option<Connection>,
+}
+
+impl History {
+    /// Opens the history to read it; where there is none yet, nothing has been seen.
+    ///
+    /// # Errors
+    /// When the file is no history.
+    pub fn read(path: &Path) -> Result<History, HistoryError> {
+        if !path.exists() {
+            return Ok(History {
+                path: path.to_owned(),
+                db: None,
+            });
+        }
+        History::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Opens the history to add to it, and makes it if there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be made or is no history.
+    pub fn write(path: &Path) -> Result<History, HistoryError> {
+        History::open(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        )
+    }
+
+    fn open(path: &Path, flags: OpenFlags) -> Result<History, HistoryError> {
+        let unusable = |error| HistoryError::Unusable {
+            path: path.to_owned(),
+            error,
+        };
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let mut db = Connection::open_with_flags(path, flags).map_err(unusable)?;
+        db.busy_timeout(PATIENCE).map_err(unusable)?;
+        // What has been done is on the disk before the next node is touched.
+        db.pragma_update(None, "synchronous", "FULL")
+            .map_err(unusable)?;
+        let change = rusqlite::TransactionBehavior::Immediate;
+        let transaction = db.transaction_with_behavior(change).map_err(unusable)?;
+        let found: i64 = transaction
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(unusable)?;
+        if found == 0 {
+            transaction.execute_batch(TABLES).map_err(unusable)?;
+        } else if found != LAYOUT {
+            return Err(HistoryError::Layout {
+                path: path.to_owned(),
+                found,
+            });
+        }
+        transaction.commit().map_err(unusable)?;
+        Ok(History {
+            path: path.to_owned(),
+            db: Some(db),
+        })
+    }
+
+    /// Adds events, all or none. One that is there already is not added again.
+    ///
+    /// # Errors
+    /// When they cannot be made durable.
+    pub fn add(&mut self, events: &[Event]) -> Result<(), HistoryError> {
+        let path = self.path.clone();
+        let unusable = |error| HistoryError::Unusable { path, error };
+        let Some(db) = &mut self.db else {
+            *self = History::write(&self.path)?;
+            return self.add(events);
+        };
+        let add = |db: &mut Connection| -> rusqlite::Result<()> {
+            let transaction = db.transaction()?;
+            for event in events {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO event (at, what, node, machine, boot, run, fault, device, action, policy) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    params![
+                        event.at.to_string(),
+                        event.what.word(),
+                        event.node,
+                        event.machine,
+                        event.boot,
+                        event.run,
+                        event.fault,
+                        event.device,
+                        event.action.word(),
+                        event.policy,
+                    ],
+                )?;
+            }
+            transaction.commit()
+        };
+        add(db).map_err(unusable)
+    }
+
+    /// What is known of a machine, oldest first.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn of_machine(&self, machine: &str) -> Result<Vec<Event>, HistoryError> {
+        self.select("machine = ?1", machine)
+    }
+
+    /// What is known of the node of this name and of the machine that had it last, oldest first.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn of_node(&self, node: &str) -> Result<Vec<Event>, HistoryError> {
+        self.select(
+            "node = ?1 OR machine = ?1 OR machine = (SELECT machine FROM event WHERE node = ?1 ORDER BY id DESC LIMIT 1)",
+            node,
+        )
+    }
+
+    fn select(&self, condition: &str, of: &str) -> Result<Vec<Event>, HistoryError> {
+        let Some(db) = &self.db else {
+            return Ok(Vec::new());
+        };
+        let sql = format!(
+            "SELECT at, what, node, machine, boot, run, fault, device, action, policy FROM event WHERE {condition} \
+             ORDER BY id"
+        );
+        let read = || -> rusqlite::Result<Vec<Event>> {
+            let mut statement = db.prepare(&sql)?;
+            let rows = statement.query_map([of], event)?;
+            rows.collect()
+        };
+        read().map_err(|error| HistoryError::Unusable {
+            path: self.path.clone(),
+            error,
+        })
+    }
+
+    /// The machines with the most actions, most first: repeat offenders.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn offenders(&self, most: usize) -> Result<Vec<(String, String, usize)>, HistoryError> {
+        let Some(db) = &self.db else {
+            return Ok(Vec::new());
+        };
+        let read = || -> rusqlite::Result<Vec<(String, String, usize)>> {
+            let mut statement = db.prepare(
+                "SELECT machine, max(node), count(DISTINCT run || boot) AS times FROM event WHERE what = 'done' \
+                 GROUP BY machine ORDER BY times DESC, machine LIMIT ?1",
+            )?;
+            let rows =
+                statement.query_map([most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            rows.collect()
+        };
+        read().map_err(|error| HistoryError::Unusable {
+            path: self.path.clone(),
+            error,
+        })
+    }
+
+    /// Whether SQLite finds the file whole.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_whole(&self) -> Result<bool, HistoryError> {
+        let Some(db) = &self.db else { return Ok(true) };
+        let check = db
+            .query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
+            .optional();
+        let check = check.map_err(|error| HistoryError::Unusable {
+            path: self.path.clone(),
+            error,
+        })?;
+        Ok(check.as_deref() == Some("ok"))
+    }
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    let text = |index: usize| row.get::<_, String>(index);
+    let no_such = |index: usize, what: String| {
+        rusqlite::Error::FromSqlConversionFailure(
+            index,
+            rusqlite::types::Type::Text,
+            format!("`{what}` is not one that this dhc knows").into(),
+        )
+    };
+    let at = text(0)?;
+    let what = match text(1)?.as_str() {
+        "seen" => What::Seen,
+        "done" => What::Done,
+        "returned" => What::Returned,
+        other => return Err(no_such(1, other.to_owned())),
+    };
+    let action = text(8)?;
+    Ok(Event {
+        at: at.parse().map_err(|_| no_such(0, at.clone()))?,
+        what,
+        node: text(2)?,
+        machine: text(3)?,
+        boot: text(4)?,
+        run: text(5)?,
+        fault: text(6)?,
+        device: text(7)?,
+        action: serde_json::from_value(action.clone().into()).map_err(|_| no_such(8, action))?,
+        policy: text(9)?,
+    })
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the file that it made"
+)]
+mod tests {
+    use super::*;
+
+    fn event(machine: &str, run: &str) -> Event {
+        Event {
+            at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            what: What::Done,
+            node: format!("node-of-{machine}"),
+            machine: machine.to_owned(),
+            boot: "boot-1".to_owned(),
+            run: run.to_owned(),
+            fault: "gpu.lost".to_owned(),
+            device: "gpu3".to_owned(),
+            action: Action::Reboot,
+            policy: "default@1".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_read_again_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.sqlite");
+        assert_eq!(History::read(&path).unwrap().of_machine("i-1").unwrap(), []);
+        assert!(!path.exists(), "reading made a file");
+        let mut history = History::write(&path).unwrap();
+        history
+            .add(&[event("i-1", "a"), event("i-2", "a")])
+            .unwrap();
+        history
+            .add(&[event("i-1", "a"), event("i-1", "b")])
+            .unwrap();
+        let again = History::read(&path).unwrap();
+        assert_eq!(
+            again.of_machine("i-1").unwrap(),
+            [event("i-1", "a"), event("i-1", "b")]
+        );
+        assert_eq!(again.of_node("node-of-i-2").unwrap(), [event("i-2", "a")]);
+        assert_eq!(
+            again.offenders(1).unwrap(),
+            [("i-1".to_owned(), "node-of-i-1".to_owned(), 2)]
+        );
+    }
+
+    #[test]
+    fn two_writers_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.sqlite");
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let path = &path;
+                scope.spawn(move || {
+                    let mut history = History::write(path).unwrap();
+                    for run in 0..30 {
+                        history
+                            .add(&[event("i-1", &format!("{writer}-{run}"))])
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.of_machine("i-1").unwrap().len(), 60);
+        assert!(history.is_whole().unwrap());
+    }
+
+    #[test]
+    fn what_is_no_history_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.sqlite");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(History::write(&path).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        let newer = folder.path().join("newer.sqlite");
+        drop(History::write(&newer).unwrap());
+        let db = Connection::open(&newer).unwrap();
+        db.pragma_update(None, "user_version", 9).unwrap();
+        drop(db);
+        let error = History::read(&newer).unwrap_err();
+        assert!(
+            matches!(error, HistoryError::Layout { found: 9, .. }),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,317 @@
+//! How far the actions that verdicts ask for are followed, as data.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dhc_thresholds::{Action, Faults};
+use serde::Deserialize;
+
+/// What `schema` says in a policy that this version reads.
+const SCHEMA: &str = "dhc.policy/1";
+
+/// The policies that are built in, by name.
+const PROFILES: &[(&str, &str)] = &[
+    ("default", include_str!("../../policies/default.toml")),
+    ("hyperpod", include_str!("../../policies/hyperpod.toml")),
+];
+
+/// A policy.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    schema: String,
+    /// Which policy this is, and its edition; stands in every plan and in the history.
+    pub version: String,
+    /// Whether anything is done at all.
+    pub mode: Mode,
+    pub(super) guards: Guards,
+    pub(super) history: Memory,
+    /// Actions that differ from those of the fault classes, by class or by `family.*`.
+    #[serde(default)]
+    actions: BTreeMap<String, Action>,
+    /// How each action is asked for on Slurm.
+    #[serde(default)]
+    pub slurm: BTreeMap<Action, Marking>,
+}
+
+/// Whether anything is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It is said what would be done.
+    Observe,
+    /// It is done.
+    Enforce,
+}
+
+/// How many nodes may be touched.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Guards {
+    nodes_max: usize,
+    share_max_percent: f64,
+}
+
+/// What of the past counts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Memory {
+    /// So long after a reboot for it, a fault that is there again asks for a replacement.
+    pub(super) same_fault_hours: u32,
+    /// So many reboots in [`Memory::reboots_hours`] ask for a replacement.
+    pub(super) reboots_max: usize,
+    pub(super) reboots_hours: u32,
+}
+
+/// How a node is marked on Slurm.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marking {
+    /// The state that the node gets: `drain` or `fail`.
+    pub state: MarkState,
+    /// The reason, with `{class}` and `{run}`.
+    pub reason: String,
+}
+
+/// A state of a node that takes no new jobs and lets those that run go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkState {
+    /// No new jobs.
+    Drain,
+    /// No new jobs, and running ones may give the node back.
+    Fail,
+}
+
+impl MarkState {
+    /// The word that Slurm knows.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            MarkState::Drain => "drain",
+            MarkState::Fail => "fail",
+        }
+    }
+}
+
+/// Why there is no policy.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The file cannot be read.
+    #[error("cannot read the policy `{}`; the built-in ones are: {}", path.display(), names())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// It is not TOML, or has keys that are none.
+    #[error("the policy `{origin}` has a mistake: {error}")]
+    Mistake {
+        /// The file.
+        origin: String,
+        /// What is wrong, with line and column.
+        error: Box<toml::de::Error>,
+    },
+    /// It is read well and cannot be meant.
+    #[error("the policy `{origin}`: {why}")]
+    Senseless {
+        /// The file.
+        origin: String,
+        /// What is wrong and what to write.
+        why: String,
+    },
+}
+
+fn names() -> String {
+    let names: Vec<&str> = PROFILES.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
+
+impl Policy {
+    /// The policy of this file; a built-in one where the name is one of theirs.
+    ///
+    /// # Errors
+    /// When it cannot be read, or makes no sense.
+    pub fn load(name: &Path) -> Result<Policy, PolicyError> {
+        if let Some((name, text)) = name
+            .to_str()
+            .and_then(|name| Some((name, Policy::built_in(name)?)))
+        {
+            return Policy::parse(text, name);
+        }
+        let unreadable = |error| PolicyError::Unreadable {
+            path: name.to_owned(),
+            error,
+        };
+        let text = crate::store::read_file(name).map_err(unreadable)?;
+        let text = String::from_utf8(text)
+            .map_err(|error| unreadable(std::io::Error::other(error.utf8_error())))?;
+        Policy::parse(&text, &name.display().to_string())
+    }
+
+    /// The text of the built-in policy of this name.
+    pub fn built_in(name: &str) -> Option<&'static str> {
+        let found = PROFILES.iter().find(|(profile, _)| *profile == name);
+        found.map(|(_, text)| *text)
+    }
+
+    fn parse(text: &str, origin: &str) -> Result<Policy, PolicyError> {
+        let policy: Policy = toml::from_str(text).map_err(|error| PolicyError::Mistake {
+            origin: origin.to_owned(),
+            error: Box::new(error),
+        })?;
+        let senseless = |why: String| PolicyError::Senseless {
+            origin: origin.to_owned(),
+            why,
+        };
+        if policy.schema != SCHEMA {
+            let schema = &policy.schema;
+            return Err(senseless(format!(
+                "its schema is `{schema}`, and this dhc reads `{SCHEMA}`"
+            )));
+        }
+        if !(0.0..=100.0).contains(&policy.guards.share_max_percent) {
+            return Err(senseless(
+                "`share_max_percent` is a number from 0 to 100".to_owned(),
+            ));
+        }
+        for class in policy.actions.keys() {
+            if !Faults::built_in()
+                .iter()
+                .any(|fault| fits(class, &fault.class))
+            {
+                return Err(senseless(format!(
+                    "`actions` names `{class}`, which is no fault class; `dhc explain CLASS` tells of one"
+                )));
+            }
+        }
+        for (action, marking) in &policy.slurm {
+            if !acts(*action) {
+                return Err(senseless(format!(
+                    "`slurm.{action}` would mark a node for `{action}`; only reset, reboot and replace mark one"
+                )));
+            }
+            // Slurm's own limit is far above; a line break would end up in its logs as one.
+            let plain = marking
+                .reason
+                .chars()
+                .all(|c| c == ' ' || c.is_ascii_graphic());
+            if marking.reason.is_empty() || !plain || marking.reason.len() > 200 {
+                return Err(senseless(format!(
+                    "`slurm.{action}.reason` is one line of 1 to 200 printable ASCII characters"
+                )));
+            }
+        }
+        Ok(policy)
+    }
+
+    /// What is done about a fault of this class.
+    pub fn action(&self, class: &str) -> Action {
+        let own = self
+            .actions
+            .iter()
+            .filter(|(pattern, _)| fits(pattern, class))
+            .max_by_key(|(pattern, _)| (!pattern.ends_with(".*"), pattern.len()));
+        own.map_or_else(|| Faults::built_in().action(class), |(_, action)| *action)
+    }
+
+    /// How many of `nodes` may be touched.
+    pub(super) fn most(&self, nodes: usize) -> usize {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a number of nodes"
+        )]
+        let share = (nodes as f64 * self.guards.share_max_percent / 100.0) as usize;
+        share.max(self.guards.nodes_max)
+    }
+}
+
+/// Whether an action is one that touches a node.
+pub(super) fn acts(action: Action) -> bool {
+    action >= Action::Reset
+}
+
+fn fits(pattern: &str, class: &str) -> bool {
+    match pattern.strip_suffix(".*") {
+        Some(family) => class
+            .strip_prefix(family)
+            .is_some_and(|rest| rest.starts_with('.')),
+        None => pattern == class,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn default_with(old: &str, new: &str) -> Result<Policy, PolicyError> {
+        let text = PROFILES[0].1;
+        assert!(text.contains(old), "{old}");
+        Policy::parse(&text.replace(old, new), "test")
+    }
+
+    #[test]
+    fn the_built_in_policies_are_sound_and_do_nothing_by_themselves() {
+        for (name, _) in PROFILES {
+            let policy = Policy::load(Path::new(name)).unwrap();
+            assert_eq!(policy.mode, Mode::Observe, "{name}");
+            assert!(policy.version.starts_with(name), "{name}");
+            assert_eq!(policy.slurm.len(), 3, "{name}");
+        }
+    }
+
+    #[test]
+    fn hyperpod_s_reasons_are_its_own_letter_by_letter() {
+        let policy = Policy::load(Path::new("hyperpod")).unwrap();
+        assert_eq!(policy.slurm[&Action::Reboot].reason, "Action:Reboot");
+        assert_eq!(policy.slurm[&Action::Replace].reason, "Action:Replace");
+        assert_eq!(policy.action("nvlink.link_down"), Action::Replace);
+        assert_eq!(policy.action("gpu.missing"), Action::Reboot);
+    }
+
+    #[test]
+    fn the_nearest_pattern_decides() {
+        let policy =
+            default_with("[actions]", "[actions]\n\"gpu.*\" = \"replace\"\n\"gpu.memory.*\" = \"none\"\n\"gpu.memory.worn\" = \"reboot\"")
+                .unwrap();
+        assert_eq!(policy.action("gpu.lost"), Action::Replace);
+        assert_eq!(policy.action("gpu.memory.remap_failed"), Action::None);
+        assert_eq!(policy.action("gpu.memory.worn"), Action::Reboot);
+        assert_eq!(
+            policy.action("nic.missing"),
+            Faults::built_in().action("nic.missing")
+        );
+    }
+
+    #[test]
+    fn two_nodes_or_one_in_twenty_may_be_touched() {
+        let policy = Policy::load(Path::new("default")).unwrap();
+        assert_eq!(
+            [1, 8, 64, 100, 1_000].map(|nodes| policy.most(nodes)),
+            [2, 2, 3, 5, 50]
+        );
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_what_to_write() {
+        for (old, new, word) in [
+            ("nodes_max", "nodes_most", "nodes_most"),
+            ("mode = \"observe\"", "mode = \"on\"", "enforce"),
+            ("dhc.policy/1", "dhc.policy/2", "dhc.policy/1"),
+            (
+                "[actions]",
+                "[actions]\n\"gpu.lots\" = \"reboot\"",
+                "gpu.lots",
+            ),
+            ("percent = 5", "percent = 500", "share_max_percent"),
+            ("slurm.reset", "slurm.retry", "slurm.retry"),
+            (":reset\"", "\\n\"", "slurm.reset.reason"),
+        ] {
+            let error = default_with(old, new).unwrap_err().to_string();
+            assert!(error.contains(word), "{new}: {error}");
+        }
+    }
+}

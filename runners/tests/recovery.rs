@@ -1,0 +1,325 @@
+//! From results to action, by the built program: `scontrol` and `sinfo` are scripts here that keep the state of each node in
+//! a file. The same against a real slurmctld stands in `cluster.rs`.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start the program and look at what it left"
+)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::Dhc;
+use dhc_fixtures::FakeNode;
+use serde_json::Value;
+
+/// A place with a Slurm, a history, and results.
+struct Site {
+    folder: tempfile::TempDir,
+    tools: FakeNode,
+}
+
+impl Site {
+    fn new() -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let nodes = folder.path().join("nodes");
+        std::fs::create_dir(&nodes).unwrap();
+        let nodes = nodes.display();
+        let sinfo = format!(
+            "for word in \"$@\"; do case $previous in --nodes) node=$word;; esac; previous=$word; done\n\
+             cat \"{nodes}/$node\" 2>/dev/null || echo 'idle|none'"
+        );
+        let scontrol = format!(
+            "for word in \"$@\"; do case $word in\n\
+             nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};; esac; done\n\
+             case $state in resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac"
+        );
+        let tools = FakeNode::plain()
+            .tool("sinfo")
+            .runs(&sinfo)
+            .tool("scontrol")
+            .runs(&scontrol);
+        Site { folder, tools }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// How Slurm has the node: state and reason.
+    fn slurm(&self, node: &str) -> String {
+        let text = std::fs::read_to_string(self.path("nodes").join(node));
+        text.map_or_else(|_| "idle".to_owned(), |text| text.trim().to_owned())
+    }
+
+    fn policy(&self, built_in: &str) -> PathBuf {
+        let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+            .args(["recover", "policy", built_in])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let enforced = text.replace("mode = \"observe\"", "mode = \"enforce\"");
+        assert_ne!(text, enforced);
+        let path = self.path(&format!("{built_in}.toml"));
+        std::fs::write(&path, enforced).unwrap();
+        path
+    }
+
+    /// What dhc finds on a p5.48xlarge of this name and boot.
+    fn result(&self, machine: &str, name: &str, boot: &str) -> PathBuf {
+        let node = FakeNode::of(machine)
+            .file("/proc/sys/kernel/hostname", format!("{name}\n"))
+            .file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
+            .file("/sys/class/dmi/id/board_asset_tag", format!("i-0{name}\n"));
+        let outcome = Dhc::on(node).run(&["--check", "gpu-count"]);
+        assert_eq!(outcome.report.nodes[0].name, name);
+        let path = self.path(&format!("{name}-{boot}.json"));
+        std::fs::write(&path, serde_json::to_vec(&outcome.report).unwrap()).unwrap();
+        path
+    }
+
+    fn recover(&self, what: &str, policy: &Path, results: &[&Path]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_dhc"))
+            .args(["recover", what, "--format", "json", "--policy"])
+            .arg(policy)
+            .arg("--history")
+            .arg(self.path("history.sqlite"))
+            .arg("--tools")
+            .arg(self.tools.tools())
+            .args(results)
+            .output()
+            .unwrap()
+    }
+
+    /// The plan, which touches nothing.
+    fn plan(&self, policy: &str, results: &[&Path]) -> Value {
+        let output = self.recover("plan", Path::new(policy), results);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn apply(&self, policy: &Path, results: &[&Path], exit: i32) -> String {
+        let output = self.recover("apply", policy, results);
+        assert_eq!(output.status.code(), Some(exit), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn history(&self, node: &str) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+            .args(["history", node, "--format", "json", "--history"])
+            .arg(self.path("history.sqlite"))
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+const LOST: &str = "p5.48xlarge-gpu-lost";
+const SOUND: &str = "p5.48xlarge";
+
+#[test]
+fn a_plan_says_what_and_why_and_touches_nothing() {
+    let site = Site::new();
+    let (lost, sound) = (
+        site.result(LOST, "n1", "b1"),
+        site.result(SOUND, "n2", "b1"),
+    );
+    let plan = site.plan("default", &[&lost, &sound]);
+    assert_eq!(
+        (&plan["nodes"], &plan["policy"]),
+        (&2.into(), &"default@1".into())
+    );
+    let steps = plan["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 1, "{plan}");
+    assert_eq!(steps[0]["node"], "n1");
+    assert_eq!(steps[0]["action"], "reboot");
+    assert!(steps[0]["why"].as_str().unwrap().starts_with("gpu.lost: "));
+    assert_eq!(steps[0]["identity"]["instance_id"], "i-0n1");
+    assert_eq!(site.slurm("n1"), "idle");
+    assert!(!site.path("history.sqlite").exists());
+}
+
+#[test]
+fn nothing_is_done_without_a_policy_of_one_s_own_that_says_so() {
+    let site = Site::new();
+    let lost = site.result(LOST, "n1", "b1");
+    let refused = site.recover("apply", Path::new("default"), &[&lost]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("dhc recover policy default"));
+    let observing = site.policy("default");
+    let text = std::fs::read_to_string(&observing).unwrap();
+    std::fs::write(&observing, text.replace("enforce", "observe")).unwrap();
+    site.apply(&observing, &[&lost], 0);
+    assert_eq!(site.slurm("n1"), "idle");
+}
+
+#[test]
+fn an_action_is_done_once_and_remembered() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    let said = site.apply(&policy, &[&lost], 0);
+    assert!(said.contains("\"done\": true"), "{said}");
+    let marked = site.slurm("n1");
+    assert!(
+        marked.starts_with("drain|dhc:gpu.lost:") && marked.ends_with(":reboot"),
+        "{marked}"
+    );
+    let calls = site.tools.calls("scontrol").len();
+    assert_eq!(site.apply(&policy, &[&lost], 0).trim(), "[]");
+    assert_eq!(
+        site.tools.calls("scontrol").len(),
+        calls,
+        "it was done again"
+    );
+    let history = site.history("n1");
+    let kinds: Vec<&str> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["fault"] == "gpu.lost")
+        .filter_map(|event| event["what"].as_str())
+        .collect();
+    assert_eq!(kinds, ["seen", "done"]);
+    assert_eq!(history[0]["machine"], "i-0n1");
+}
+
+#[test]
+fn the_same_fault_after_a_reboot_asks_for_a_replacement() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let first = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&first], 0);
+    assert_eq!(site.slurm("n1"), "fail|Action:Reboot");
+    let again = site.result(LOST, "n1", "b2");
+    let plan = site.plan("hyperpod", &[&again]);
+    assert_eq!(plan["steps"][0]["action"], "replace", "{plan}");
+    assert!(
+        plan["steps"][0]["why"]
+            .as_str()
+            .unwrap()
+            .contains("again after the reboot"),
+        "{plan}"
+    );
+    // The mark is dhc's own, as the history knows, so it may be changed.
+    site.apply(&policy, &[&again], 0);
+    assert_eq!(site.slurm("n1"), "fail|Action:Replace");
+    // Another machine under the same name has no such past.
+    let other = FakeNode::of(LOST)
+        .file("/proc/sys/kernel/hostname", "n1\n")
+        .file("/sys/class/dmi/id/board_asset_tag", "i-0other\n");
+    let outcome = Dhc::on(other).run(&["--check", "gpu-count"]);
+    let path = site.path("other.json");
+    std::fs::write(&path, serde_json::to_vec(&outcome.report).unwrap()).unwrap();
+    assert_eq!(
+        site.plan("hyperpod", &[&path])["steps"][0]["action"],
+        "reboot"
+    );
+}
+
+#[test]
+fn a_node_that_somebody_else_took_out_is_left_alone() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    for (node, mark) in [
+        ("n1", "drained|new cable, Ann"),
+        ("n2", "fail|Action:Reboot"),
+    ] {
+        std::fs::write(site.path("nodes").join(node), mark).unwrap();
+        let lost = site.result(LOST, node, "b1");
+        let said = site.apply(&policy, &[&lost], 4);
+        assert!(said.contains("left alone"), "{said}");
+        assert_eq!(site.slurm(node), mark);
+    }
+    assert!(site.tools.calls("scontrol").is_empty());
+}
+
+#[test]
+fn too_many_nodes_at_once_are_nobody_s_fault() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let results: Vec<PathBuf> = (1..=3)
+        .map(|node| site.result(LOST, &format!("n{node}"), "b1"))
+        .collect();
+    let results: Vec<&Path> = results.iter().map(PathBuf::as_path).collect();
+    let plan = site.plan("default", &results);
+    let why = plan["breaker"].as_str().unwrap();
+    assert!(why.starts_with("3 of 3 nodes would be touched"), "{why}");
+    site.apply(&policy, &results, 4);
+    assert!(site.tools.calls("scontrol").is_empty());
+    assert!(site.plan("default", &results[..2])["breaker"].is_null());
+}
+
+#[test]
+fn what_could_not_be_looked_at_touches_no_node() {
+    let site = Site::new();
+    for machine in [
+        "p5.48xlarge-driver-mismatch",
+        "p5.48xlarge-driver-not-loaded",
+    ] {
+        let result = site.result(machine, "n1", "b1");
+        let plan = site.plan("default", &[&result]);
+        let action = plan["steps"][0]["action"].as_str().unwrap();
+        assert!(
+            ["none", "retry", "investigate"].contains(&action),
+            "{machine}: {plan}"
+        );
+    }
+}
+
+#[test]
+fn a_result_that_has_expired_touches_no_node() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    let mut report: Value = serde_json::from_slice(&std::fs::read(&lost).unwrap()).unwrap();
+    report["run"]["expires_at"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(&lost, report.to_string()).unwrap();
+    let plan = site.plan("default", &[&lost]);
+    assert!(
+        plan["steps"][0]["held"]
+            .as_str()
+            .unwrap()
+            .contains("expired"),
+        "{plan}"
+    );
+    assert_eq!(site.apply(&policy, &[&lost], 0).trim(), "[]");
+}
+
+#[test]
+fn a_node_that_passes_again_is_given_back_and_one_that_does_not_is_kept() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    let verify = |machine: &str| {
+        let node = FakeNode::of(machine)
+            .file("/proc/sys/kernel/hostname", "n1\n")
+            .file("/proc/sys/kernel/random/boot_id", "b2\n");
+        let dhc = Dhc::on(node);
+        dhc.command("recover", &["verify"])
+            .arg("--policy")
+            .arg(&policy)
+            .arg("--history")
+            .arg(site.path("history.sqlite"))
+            .arg("--tools")
+            .arg(site.tools.tools())
+            .arg(&lost)
+            .output()
+            .unwrap()
+    };
+    let still = verify(LOST);
+    assert_eq!(still.status.code(), Some(2), "{still:?}");
+    assert!(site.slurm("n1").starts_with("drain"));
+    let sound = verify(SOUND);
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    assert_eq!(site.slurm("n1"), "idle");
+    let history = site.history("n1");
+    assert_eq!(
+        history.as_array().unwrap().last().unwrap()["what"],
+        "returned"
+    );
+}
