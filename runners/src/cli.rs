@@ -43,9 +43,12 @@ pub enum Command {
     Judge {
         /// A result, a journal, or the folder of a run.
         result: PathBuf,
-        /// The threshold file to judge by; the instance type's own table if left out.
+        /// The threshold file to judge by; the instance type's own table if left out and the run was judged by that.
         #[arg(long, value_name = "FILE")]
         thresholds: Option<PathBuf>,
+        /// Judge by the instance type's own table, even if the run was judged by a file.
+        #[arg(long, conflicts_with = "thresholds")]
+        built_in: bool,
         /// Refuse a result that has expired or is from another boot of this node, so that nobody acts on it.
         #[arg(long)]
         current: bool,

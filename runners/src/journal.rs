@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use dhc_thresholds::{Ending, Identity, Record, Run};
+use dhc_thresholds::{Ending, Identity, JudgedBy, Record, Run};
 use serde::{Deserialize, Serialize};
 
 /// What `schema` says in the first line.
@@ -18,6 +18,9 @@ pub struct Header {
     pub schema: String,
     /// The run, as it began.
     pub run: Run,
+    /// By what it was to be judged; journals of before this was kept do not say.
+    #[serde(default)]
+    pub judged_by: Option<JudgedBy>,
     /// The node's name.
     pub name: String,
     /// What else the node is called.
@@ -40,6 +43,7 @@ impl Journal {
     pub fn begin(
         file: File,
         run: &Run,
+        judged_by: &JudgedBy,
         name: &str,
         identity: &Identity,
         planned: Vec<String>,
@@ -48,6 +52,7 @@ impl Journal {
         journal.line(&Header {
             schema: JOURNAL_SCHEMA.to_owned(),
             run: run.clone(),
+            judged_by: Some(judged_by.clone()),
             name: name.to_owned(),
             identity: identity.clone(),
             planned,

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     match act(cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
-            eprintln!("dhc: {}", chain(error.as_ref()));
+            eprintln!("dhc: {}", render::printable(&chain(error.as_ref())));
             let busy = matches!(error.downcast_ref(), Some(StoreError::Busy { .. }));
             let usage = error.is::<plan::UnknownWord>()
                 || matches!(
@@ -86,10 +86,20 @@ fn act(command: Command) -> Result<Exit, Failure> {
         Command::Judge {
             result,
             thresholds,
+            built_in,
             current,
             format,
             machine,
-        } => judge(&result, thresholds.as_deref(), current, format, &machine),
+        } => {
+            let stored = stored(&result)?;
+            if current {
+                refuse_stale(&stored, &machine)?;
+            }
+            if thresholds.is_none() && !built_in {
+                refuse_another_table(&stored)?;
+            }
+            judge(&stored, thresholds.as_deref(), format)
+        }
         Command::Recover { command } => recover(command),
         Command::History {
             node,
@@ -133,7 +143,7 @@ fn act(command: Command) -> Result<Exit, Failure> {
                 Document::Report => schemars::schema_for!(Report),
                 Document::Thresholds => schemars::schema_for!(TableFile),
             };
-            print(&(serde_json::to_string_pretty(&schema)? + "\n"))
+            print_document(&(serde_json::to_string_pretty(&schema)? + "\n"))
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dhc", &mut std::io::stdout());
@@ -152,7 +162,13 @@ fn act(command: Command) -> Result<Exit, Failure> {
 }
 
 /// Prints text; a reader that has gone away is no error of ours.
+/// Prints text for people, in which hosts and tools may have a word.
 fn print(text: &str) -> Result<Exit, Failure> {
+    print_document(&render::printable(text))
+}
+
+/// Prints text for programs as it is.
+fn print_document(text: &str) -> Result<Exit, Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::Pass),
@@ -239,7 +255,8 @@ impl Keeper {
         let folder = self.store.run(&self.run.id)?;
         let file = folder.create(store::JOURNAL)?;
         let (name, identity) = (&self.machine.name, &self.machine.identity);
-        let journal = Journal::begin(file, &self.run, name, identity, planned)?;
+        let judged_by = &self.chosen.judged_by;
+        let journal = Journal::begin(file, &self.run, judged_by, name, identity, planned)?;
         Ok((folder, journal))
     }
 
@@ -393,7 +410,7 @@ fn stop_flag() -> Arc<AtomicBool> {
 
 fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failure> {
     match format {
-        Format::Json => print(&(String::from_utf8_lossy(document).into_owned() + "\n")),
+        Format::Json => print_document(&(String::from_utf8_lossy(document).into_owned() + "\n")),
         Format::Table => print(&render::report(report, paper())),
     }
 }
@@ -432,25 +449,43 @@ fn deposit(program: &Path, folder: &Path, out: &Path) -> Result<(), Failure> {
     .into())
 }
 
-fn judge(
-    path: &Path,
-    thresholds: Option<&Path>,
-    current: bool,
-    format: Format,
-    machine: &MachineArgs,
-) -> Result<Exit, Failure> {
-    let stored = stored(path)?;
-    if current {
-        refuse_stale(&stored, machine)?;
-    }
-    let chosen = tables::choose(thresholds, None, Some(&stored.judged_by.instance_type))?;
+fn judge(stored: &Report, thresholds: Option<&Path>, format: Format) -> Result<Exit, Failure> {
+    let judged_by = &stored.judged_by;
+    let own_type = if judged_by.origin == tables::BUILT_IN {
+        Some(judged_by.instance_type.as_str())
+    } else {
+        instance_type(stored)
+    };
+    let chosen = tables::choose(thresholds, None, own_type)?;
     let report = stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table);
     show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
     Ok(Exit::of(&report))
 }
 
+/// What a user's file allowed or forbade must not change for want of a word on the command line.
+fn refuse_another_table(stored: &Report) -> Result<(), Failure> {
+    let judged_by = &stored.judged_by;
+    if judged_by.origin == tables::BUILT_IN {
+        return Ok(());
+    }
+    Err(format!(
+        "this run was judged by the file `{}` (SHA-256 {}); name it, or another, with --thresholds, or say --built-in to judge \
+         by dhc's own table of {}",
+        judged_by.origin,
+        judged_by.sha256,
+        instance_type(stored).unwrap_or(dhc_thresholds::GENERIC)
+    )
+    .into())
+}
+
+/// The instance type that the nodes said they are of; a user's file may give it another name.
+fn instance_type(stored: &Report) -> Option<&str> {
+    let first = stored.nodes.first()?;
+    first.identity.instance_type.as_deref()
+}
+
 /// The result in a file or the folder of a run; where the run was killed, what its journal holds, judged by the instance
-/// type's own table.
+/// type's own table and under the name of the run's.
 fn stored(path: &Path) -> Result<Report, Failure> {
     let path = if path.is_dir() {
         let result = path.join(store::RESULT);
@@ -472,7 +507,8 @@ fn stored(path: &Path) -> Result<Report, Failure> {
                 CheckReport::new(record, &metrics, &chosen.table)
             });
             let node = NodeReport::new(header.name, header.identity, checks.collect());
-            Ok(Report::new(header.run, chosen.judged_by, vec![node]))
+            let judged_by = header.judged_by.unwrap_or(chosen.judged_by);
+            Ok(Report::new(header.run, judged_by, vec![node]))
         }
         Err(journal::NotAJournal) => Ok(Report::parse(&text)
             .map_err(|error| format!("cannot read `{}`: {}", path.display(), chain(&error)))?),
@@ -508,7 +544,7 @@ fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
             let now = jiff::Timestamp::now;
             let all = recover::apply(&plan, &policy, &Slurm::new(&host), &mut history, now)?;
             match recovery.format {
-                Format::Json => print(&(serde_json::to_string_pretty(&all)? + "\n"))?,
+                Format::Json => print_document(&(serde_json::to_string_pretty(&all)? + "\n"))?,
                 Format::Table => print(&(recovery::plan(&plan, paper()) + &recovery::done(&all)))?,
             };
             let failed = all.iter().any(|done| !done.done);
@@ -646,7 +682,7 @@ fn recovery_plan(
 
 fn show_plan(plan: &Plan, format: Format) -> Result<Exit, Failure> {
     match format {
-        Format::Json => print(&(serde_json::to_string_pretty(plan)? + "\n")),
+        Format::Json => print_document(&(serde_json::to_string_pretty(plan)? + "\n")),
         Format::Table => print(&recovery::plan(plan, paper())),
     }
 }
@@ -662,7 +698,7 @@ fn past(node: Option<&str>, history: &HistoryArgs, format: Format) -> Result<Exi
     };
     let events = history.of_node(node)?;
     match format {
-        Format::Json => print(&(serde_json::to_string_pretty(&events)? + "\n")),
+        Format::Json => print_document(&(serde_json::to_string_pretty(&events)? + "\n")),
         Format::Table if events.is_empty() => print(&format!("nothing is known of `{node}`\n")),
         Format::Table => print(&recovery::history(&events, paper())),
     }

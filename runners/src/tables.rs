@@ -57,6 +57,9 @@ pub fn metrics_of(check: &str) -> Vec<&'static Metric> {
     catalog::find(check).map_or_else(Vec::new, |check| check.spec().metrics.to_vec())
 }
 
+/// What [`JudgedBy::origin`] says of a built-in table.
+pub const BUILT_IN: &str = "built-in";
+
 /// The built-in table of this file name.
 ///
 /// # Errors
@@ -68,7 +71,7 @@ pub fn built_in_table(name: &str) -> Result<Chosen, TablesError> {
     let table = built_in::load(file, &metrics).expect("`file_of` names a built-in table");
     Ok(chosen(
         table.map_err(TablesError::Mistakes)?,
-        "built-in",
+        BUILT_IN,
         &whole_text(file),
     ))
 }

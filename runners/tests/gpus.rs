@@ -118,6 +118,53 @@ fn a_gpu_that_nvml_does_not_know_is_counted_out() {
 }
 
 #[test]
+fn gpus_that_may_not_be_asked_here_are_not_lost() {
+    let p5 = FakeNode::p5_48xlarge;
+    for (node, why) in [
+        (
+            p5().gpu(3)
+                .answers("nvmlDeviceGetHandleByIndex_v2", "NO_PERMISSION"),
+            "device cgroup",
+        ),
+        (p5().gpu(3).is_given_away(), "vfio-pci"),
+    ] {
+        let outcome = Dhc::on(node).run(&["--check", "gpu-count"]);
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (3, (Status::Unknown, Action::None)),
+            "{:?}",
+            outcome.complaints()
+        );
+        let unknown = outcome.findings("gpu-count", Status::Unknown);
+        let says = |metric: &str, what: &str| {
+            let found = unknown.iter().find(|finding| finding.metric == metric);
+            found.is_some_and(|finding| finding.message.contains(what))
+        };
+        assert!(says("gpu.state", why), "{unknown:?}");
+        assert!(says("gpu.count", "7 GPUs answer"), "{unknown:?}");
+    }
+}
+
+#[test]
+fn a_part_of_a_gpu_on_the_bus_is_no_gpu_that_is_lost() {
+    let function = FakeNode::p5_48xlarge().pci("0000:53:00.0");
+    let outcome =
+        Dhc::on(function.has_virtual_function("0000:53:00.4")).run(&["--check", "gpu-count"]);
+    assert_eq!(outcome.verdict(), (Status::Pass, Action::None));
+}
+
+#[test]
+fn links_of_a_divided_gpu_that_read_inactive_are_unknown() {
+    let mut node = FakeNode::of("p5.48xlarge-mig");
+    for link in 0..18 {
+        node = node.nvlink(0, link).down();
+    }
+    let node = node.gpu(0).with("nvlink.shown_when_divided = true");
+    let outcome = Dhc::on(node).run(&["--check", "nvlink"]);
+    assert_eq!(outcome.verdict(), (Status::Unknown, Action::None));
+}
+
+#[test]
 fn memory_errors_ask_for_what_clears_them() {
     let with = |toml: &str| quick(FakeNode::p5_48xlarge().gpu(2).with(toml));
     let ecc = with("ecc.volatile.dram_uncorrected = 1");

@@ -226,21 +226,62 @@ fn nccom_test_gets_one_rank_for_each_logical_core() {
 }
 
 #[test]
-fn a_failed_size_is_a_fault_of_the_node() {
-    let outcome = nccom(
-        FakeNode::trn1_32xlarge()
-            .tool("nccom-test")
-            .prints(FAILED, 1),
+fn a_size_with_a_wrong_result_is_a_fault_of_the_node_and_one_that_could_not_run_is_not() {
+    let tool = || FakeNode::trn1_32xlarge().tool("nccom-test");
+    let failed = nccom(tool().prints(FAILED, 1));
+    assert_eq!(
+        (failed.exit, failed.verdict()),
+        (4, (Status::Error, Action::Retry))
     );
-    assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
-    let found = outcome.findings("nccom-local", Status::Fail);
+    let Ending::Failed { error } = &failed.check("nccom-local").record.ending else {
+        panic!("it did not fail")
+    };
     assert!(
-        found[0]
-            .message
-            .contains("33554432 bytes: Failure running neuron-bench"),
+        error.contains("33554432 bytes: Failure running neuron-bench")
+            && error.contains("neuron-ls"),
+        "{error}"
+    );
+    let mismatch = FAILED.replace(
+        "    Failure running neuron-bench - log file /tmp/nccom_test_log_x1.log",
+        "         8388608    fp32        4100           8.18          15.85    data mismatch",
+    );
+    let wrong = nccom(tool().prints(mismatch, 1));
+    assert_eq!(wrong.verdict(), (Status::Fail, Action::Reboot));
+    let found = wrong.findings("nccom-local", Status::Fail);
+    assert!(
+        found[0].message.contains("33554432 bytes: data mismatch"),
         "{}",
         found[0].message
     );
+}
+
+#[test]
+fn devices_without_their_driver_accuse_nothing_and_devices_that_are_gone_do() {
+    let no_driver = FakeNode::trn1_32xlarge().without("/sys/devices/virtual/neuron_device");
+    let outcome = quick(no_driver);
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (4, (Status::Error, Action::Retry))
+    );
+    for check in ["neuron-count", "neuron-sysfs"] {
+        let Ending::Failed { error } = &outcome.check(check).record.ending else {
+            panic!("{check} ran")
+        };
+        assert!(error.contains("modprobe neuron"), "{error}");
+    }
+    let mut gone = FakeNode::trn1_32xlarge().without("/sys/devices/virtual/neuron_device");
+    let devices = std::fs::read_dir(gone.root().join("sys/bus/pci/devices")).unwrap();
+    let names: Vec<String> = devices
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for name in names {
+        let device = gone.root().join("sys/bus/pci/devices").join(&name);
+        if std::fs::read_to_string(device.join("device")).unwrap() == "0x7164\n" {
+            gone = gone.pci(&name).missing();
+        }
+    }
+    let outcome = Dhc::on(gone).run(&["--check", "neuron-count"]);
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
 }
 
 #[test]

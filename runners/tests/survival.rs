@@ -823,6 +823,58 @@ fn a_stale_result_is_refused_where_somebody_would_act_on_it() {
 }
 
 #[test]
+fn a_run_that_was_judged_by_a_file_is_not_judged_by_another_table_unasked() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let table = dhc.state().parent().unwrap().join("mine.toml");
+    let text = "schema = \"dhc.thresholds/1\"\ninstance_type = \"mine\"\n[[hardware]]\nkind = \"neuron_device\"\ncount = 17\nsource = \"t\"\n[[hardware]]\nkind = \"neuron_core\"\ncount = 32\nsource = \"t\"\n";
+    std::fs::write(&table, text).unwrap();
+    let table = table.to_str().unwrap();
+    let ran = dhc.run(&["--check", "neuron-count", "--thresholds", table]);
+    assert_eq!(ran.exit, 2);
+    let run = dhc.runs()[0].clone();
+    let judge = |more: &[&str]| {
+        let args = [&[run.to_str().unwrap(), "--format", "json"], more].concat();
+        dhc.command("judge", &args).output().unwrap()
+    };
+    let refused = |run: &str| {
+        assert!(
+            run.contains(table) && run.contains("--thresholds") && run.contains("--built-in"),
+            "{run}"
+        );
+    };
+    let output = judge(&[]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(4), 0));
+    refused(&String::from_utf8_lossy(&output.stderr));
+    assert_eq!(judge(&["--thresholds", table]).status.code(), Some(2));
+    let own = outcome(judge(&["--built-in"]));
+    assert_eq!(
+        (own.exit, own.report.judged_by.instance_type.as_str()),
+        (0, "trn1.32xlarge")
+    );
+    // The journal of a run that was killed says it too.
+    std::fs::remove_file(run.join("result.json")).unwrap();
+    let output = judge(&[]);
+    assert_eq!(output.status.code(), Some(4));
+    refused(&String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_a_tool_says_cannot_steer_the_terminal() {
+    let says = "\u{1b}]0;owned\u{7}\u{1b}[2J\rPASS\u{202e}";
+    let node = FakeNode::trn1_32xlarge().tool("nccom-test").prints(says, 1);
+    let dhc = Dhc::on(node);
+    let output = dhc
+        .command("run", &["--check", "nccom-local"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("owned"), "{text}");
+    let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!text.contains(steers), "{text:?}");
+}
+
+#[test]
 fn a_stored_result_can_be_judged_by_another_table() {
     let dhc = Dhc::on(FakeNode::trn1_32xlarge());
     assert_eq!(dhc.run(&["--check", "neuron-count"]).exit, 0);

@@ -109,6 +109,7 @@ fn questions(host: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), 
     }
     record.measure(&LISTED, Subject::node(), listed(nvml)?)?;
     let mut answering = 0_u64;
+    let mut unknown = 0_u64;
     let mut silent_ones = Vec::new();
     let mut known = BTreeSet::new();
     for_each_gpu(nvml, record, |index, gpu, record| {
@@ -121,13 +122,18 @@ fn questions(host: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), 
                 modes(nvml, &gpu, &subject, record)
             }
             Err(error) => {
-                silent(&subject, &error, record)?;
+                unknown += u64::from(!silent(&subject, &error, record)?);
                 silent_ones.push(subject);
                 Ok(())
             }
         }
     })?;
-    on_the_bus(host, &known, &silent_ones, record)?;
+    unknown += on_the_bus(host, &known, &silent_ones, record)?;
+    if unknown > 0 {
+        let why =
+            format!("{answering} GPUs answer, and of {unknown} it is not known whether they would");
+        return record.gap(&COUNT, Subject::node(), why);
+    }
     record.measure(&COUNT, Subject::node(), answering)
 }
 
@@ -231,54 +237,75 @@ fn recovery(
     record.add(RECOVERY.of(subject.clone(), word).fault(class))
 }
 
-/// A GPU that does not answer: what NVML says of it decides whether it is the GPU's fault.
+/// A GPU that does not answer: what NVML says of it decides whether it is the GPU's fault; says whether it is.
 fn silent(
     subject: &Subject,
     error: &NvmlError,
     record: &mut Recorder<'_>,
-) -> Result<(), CheckError> {
+) -> Result<bool, CheckError> {
     let (word, class) = match error {
         NvmlError::GpuLost | NvmlError::Unknown => ("lost", "gpu.lost"),
         NvmlError::ResetRequired => ("needs_reset", "gpu.needs_reset"),
         NvmlError::IrqIssue => ("no_interrupt", "gpu.lost"),
         NvmlError::InsufficientPower => ("no_power", "gpu.power"),
-        // We may not look, or the library is at odds with itself: nothing is known of the GPU.
-        error => return record.gap(&STATE, subject.clone(), error.to_string()),
+        NvmlError::NoPermission => {
+            let why = "this process may not open it: a container or a device cgroup hides it; run dhc where all GPUs are \
+                       allowed (on Slurm: --gres=gpu:ALL or --exclusive)";
+            record.gap(&STATE, subject.clone(), why)?;
+            return Ok(false);
+        }
+        // The library is at odds with itself: nothing is known of the GPU.
+        error => {
+            record.gap(&STATE, subject.clone(), error.to_string())?;
+            return Ok(false);
+        }
     };
     record.add(
         STATE
             .of(subject.clone(), word)
             .fault(class)
             .detail(error.to_string()),
-    )
+    )?;
+    Ok(true)
 }
 
 /// Gives GPUs that do not answer the address that they have on the PCI bus, and names those that NVML does not list.
 ///
 /// A GPU that does not answer cannot be asked for its address. NVML counts GPUs in the order of the bus, so where as many
-/// are silent as addresses are left, the one belongs to the other.
+/// are silent as addresses are left, the one belongs to the other. Returns how many GPUs are given to virtual machines, so
+/// that nothing is known of them here.
 fn on_the_bus(
     host: &Host,
     known: &BTreeSet<String>,
     silent_ones: &[Subject],
     record: &mut Recorder<'_>,
-) -> Result<(), CheckError> {
-    let text = |bdf: &str, file: &str| {
-        host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"))
-            .unwrap_or_default()
+) -> Result<u64, CheckError> {
+    let file = |bdf: &str, file: &str| format!("/sys/bus/pci/devices/{bdf}/{file}");
+    let text = |bdf: &str, name: &str| host.text(file(bdf, name)).unwrap_or_default();
+    // A virtual function (SR-IOV) is a part of a GPU that is on the bus by itself.
+    let is_virtual = |bdf: &str| host.link(file(bdf, "physfn")).is_ok();
+    let given_away = |bdf: &String| {
+        let driver = host.link(file(bdf, "driver")).unwrap_or_default();
+        driver.rsplit('/').next() == Some("vfio-pci")
     };
     // PCI class 03xxxx is a display controller: every NVIDIA GPU, with or without a display.
     let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
-    let left: Vec<String> = functions
+    let left = functions
         .into_iter()
         .filter(|bdf| !known.contains(bdf))
         .filter(|bdf| text(bdf, "vendor") == "0x10de" && text(bdf, "class").starts_with("0x03"))
-        .collect();
+        .filter(|bdf| !is_virtual(bdf));
+    let (away, left): (Vec<String>, Vec<String>) = left.partition(given_away);
+    for bdf in &away {
+        let why = "it is bound to vfio-pci, for a virtual machine to use; run dhc in that machine";
+        record.gap(&STATE, Subject::new(Kind::Gpu, bdf.as_str()), why)?;
+    }
+    let away = away.len() as u64;
     if left.len() == silent_ones.len() {
         for (subject, bdf) in silent_ones.iter().zip(left) {
             record.device(subject.clone(), [("bdf", bdf)])?;
         }
-        return Ok(());
+        return Ok(away);
     }
     if silent_ones.is_empty() {
         for bdf in left {
@@ -287,12 +314,13 @@ fn on_the_bus(
             let said = "it is on the PCI bus and NVML does not list it; the driver did not start it, see the kernel's log";
             record.add(STATE.of(subject, "not_listed").detail(said))?;
         }
-        return Ok(());
+        return Ok(away);
     }
     record.note(format!(
         "PCI addresses of GPUs that do not answer: {}",
         left.join(", ")
-    ))
+    ))?;
+    Ok(away)
 }
 
 /// NVML's `00000000:53:00.0` as the kernel writes it: the domain has four digits, or more if it needs them.

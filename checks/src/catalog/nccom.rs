@@ -80,6 +80,15 @@ fn refuses_json(output: &Output) -> bool {
             .any(|line| line.contains("unrecognized arguments") && line.contains(JSON_FLAG))
 }
 
+/// Why a size was not measured, which says nothing of the hardware.
+pub(super) fn could_not_run(row: &nccom_test::FailedRow) -> CheckError {
+    CheckError::Unavailable(format!(
+        "{TOOL} could not measure messages of {} bytes: {}; look into the log file that it names, and whether another \
+         program uses the Neuron devices (neuron-ls)",
+        row.bytes, row.said
+    ))
+}
+
 /// The logical cores of this machine, as the driver shows them.
 ///
 /// # Errors

@@ -161,10 +161,7 @@ impl ClusterCheck for NccomAllReduce {
         let wrong = table.failed.iter().filter(|row| row.is_wrong);
         record.add(WRONG.of(whole(), wrong.count()).among(nodes))?;
         if let Some(failed) = table.failed.iter().find(|row| !row.is_wrong) {
-            return Err(CheckError::Unavailable(format!(
-                "{TOOL} could not measure messages of {} bytes: {}",
-                failed.bytes, failed.said
-            )));
+            return Err(nccom::could_not_run(failed));
         }
         match collective::plateau(&busbw) {
             Some(plateau) => record.add(PLATEAU.of(whole(), plateau).among(nodes)),

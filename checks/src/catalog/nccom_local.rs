@@ -12,7 +12,7 @@ use crate::host::Command;
 const FAILED_SIZES: Metric = Metric {
     name: "nccom.allreduce.failed_sizes",
     unit: Unit::Count,
-    about: "message sizes whose all-reduce failed or gave wrong results",
+    about: "message sizes whose all-reduce gave wrong results",
     role: Role::Required,
     fault: "neuron.collective",
 };
@@ -49,8 +49,8 @@ static SPEC: Spec = Spec {
     name: "nccom-local",
     about: "an all-reduce over this node's Neuron cores with nccom-test: does it work, is the result right, how fast",
     explain: "\
-Runs AWS's nccom-test with one rank for each logical core of this node and reads its table. A message size that fails, or
-whose result is wrong, is a fault of the node. Bandwidths are converted: what nccom-test calls GB/s are 2^30 bytes a
+Runs AWS's nccom-test with one rank for each logical core of this node and reads its table. A message size whose result is
+wrong is a fault of the node; one that the tool could not run accuses nothing. Bandwidths are converted: what nccom-test calls GB/s are 2^30 bytes a
 second. That the tool is missing, cannot reach the driver or prints something else is an error and accuses nothing.",
     metrics: &[&FAILED_SIZES, &BUSBW, &ALGBW, &TIME, &RANKS],
     needs: Some(Hardware::NeuronDevice),
@@ -103,11 +103,20 @@ impl InstanceCheck for NccomLocal {
             let busbw = BUSBW.of(all(), row.all_reduce_busbw_gb_per_s(ranks));
             record.add(busbw.at_bytes(row.bytes))?;
         }
-        let mut failed = FAILED_SIZES.of(Subject::node(), table.failed.len());
-        if let Some(first) = table.failed.first() {
+        let wrong: Vec<_> = table.failed.iter().filter(|row| row.is_wrong).collect();
+        let mut failed = FAILED_SIZES.of(Subject::node(), wrong.len());
+        if let Some(first) = wrong.first() {
             failed = failed.detail(format!("{} bytes: {}", first.bytes, first.said));
         }
-        record.add(failed)
+        let not_run = table.failed.iter().find(|row| !row.is_wrong);
+        let Some(not_run) = not_run else {
+            return record.add(failed);
+        };
+        // What was found wrong stands; that nothing was found wrong does not, for not all was looked at.
+        if !wrong.is_empty() {
+            record.add(failed)?;
+        }
+        Err(nccom::could_not_run(not_run))
     }
 }
 

@@ -32,7 +32,8 @@ static SPEC: Spec = Spec {
     explain: "\
 Counts the Neuron devices and their physical cores that the driver shows in sysfs and compares them with the instance
 type. Each device is recorded with its serial number, model and connections, so that a missing one can be told by what is
-left. A node without the driver has zero devices, which on a Neuron type is a fault.",
+left. Devices that are on the PCI bus while no driver shows any want the driver, which is an error and accuses nothing;
+where the bus has none either, they are missing.",
     metrics: &[&DEVICES, &CORES, &CONNECTED],
     needs: Some(Hardware::NeuronDevice),
     tags: &["neuron", "quick"],
@@ -54,8 +55,17 @@ impl InstanceCheck for NeuronCount {
             .neuron_devices()
             .map_err(|error| CheckError::Unavailable(error.to_string()))?;
         if devices.is_empty() {
-            record
-                .note("the Neuron driver shows no device; check with `lsmod` that it is loaded")?;
+            let on_the_bus = host
+                .neuron_functions()
+                .map_err(|error| CheckError::Unavailable(error.to_string()))?;
+            if !on_the_bus.is_empty() {
+                return Err(CheckError::Unavailable(format!(
+                    "{} Neuron devices are on the PCI bus and no driver shows them; load it (modprobe neuron), or install \
+                     it (package aws-neuronx-dkms), and see `dmesg` if it refuses",
+                    on_the_bus.len()
+                )));
+            }
+            record.note("neither the Neuron driver nor the PCI bus shows a Neuron device")?;
         }
         let mut cores = 0;
         for device in &devices {

@@ -198,6 +198,9 @@ fn links(
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let subject = Subject::gpu(index);
+    if let Some(why) = divided(gpu) {
+        return record.gap(&ACTIVE, subject, why);
+    }
     let mut active = Vec::new();
     for link in 0..link_count(nvml, gpu) {
         let place = Subject::nvlink(index, link);
@@ -211,9 +214,6 @@ fn links(
             // Past the last link of the GPU.
             Err(NvmlError::InvalidArg) => break,
             Err(NvmlError::NotSupported) if link == 0 => {
-                if let Some(why) = divided(gpu) {
-                    return record.gap(&ACTIVE, subject, why);
-                }
                 let measurement = ACTIVE.of(subject, 0_u32);
                 return record
                     .add(measurement.detail("the driver says that the GPU has no NVLink"));

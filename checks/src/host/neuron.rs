@@ -5,6 +5,14 @@ use crate::format::neuron_sysfs::index;
 
 const DEVICES: &str = "/sys/devices/virtual/neuron_device";
 
+const PCI: &str = "/sys/bus/pci/devices";
+
+/// PCI vendor and device numbers of Inferentia and Trainium (aws-neuron-driver, `neuron_pci.h`).
+const VENDOR: &str = "0x1d0f";
+const FUNCTIONS: [&str; 7] = [
+    "0x7064", "0x7065", "0x7066", "0x7067", "0x7164", "0x7264", "0x7364",
+];
+
 /// A Neuron device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeuronDevice {
@@ -54,6 +62,23 @@ impl Host {
         }
         devices.sort_by_key(|device| device.index);
         Ok(devices)
+    }
+
+    /// The addresses of all Neuron devices on the PCI bus, whether or not a driver has taken them.
+    ///
+    /// # Errors
+    /// When the bus cannot be read.
+    pub fn neuron_functions(&self) -> Result<Vec<String>, ReadError> {
+        let functions = match self.list(PCI) {
+            Err(error) if error.is_absent() => Vec::new(),
+            functions => functions?,
+        };
+        let word =
+            |bdf: &str, file: &str| self.text(format!("{PCI}/{bdf}/{file}")).unwrap_or_default();
+        let is_neuron = |bdf: &String| {
+            word(bdf, "vendor") == VENDOR && FUNCTIONS.contains(&word(bdf, "device").as_str())
+        };
+        Ok(functions.into_iter().filter(is_neuron).collect())
     }
 
     /// A counter of the Neuron driver: a file with a number, or a directory whose `total` is the number, depending on the

@@ -2,10 +2,13 @@
 
 mod cluster;
 pub mod html;
+mod printable;
 pub mod recovery;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
+
+pub use printable::printable;
 
 /// How many findings of one check are spelled out; the result holds them all.
 const FINDINGS_MAX: usize = 8;

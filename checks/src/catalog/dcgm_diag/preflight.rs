@@ -1,6 +1,10 @@
 //! What has to be right before DCGM's diagnostic is started: it would run for minutes to hours and then say less clearly
 //! what was in its way.
 
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
 use super::Level;
 use crate::check::{CheckError, Recorder, chain};
 use crate::host::Host;
@@ -9,13 +13,16 @@ use crate::host::Host;
 const HOST_ENGINE: &str = "nv-hostengine";
 const DIAGNOSTIC: &str = "nvvs";
 
+/// How long NVML may take: without persistence mode it wakes every GPU, which takes seconds for each.
+const NVML_LIMIT: Duration = Duration::from_secs(60);
+
 /// Looks whether anything is in the way, and says what could not be looked at and what the run depends on.
 ///
 /// # Errors
 /// When the diagnostic would be refused, or would measure something else than idle GPUs.
 pub(super) fn run(host: &Host, level: Level, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     engine(host, record)?;
-    let obstacles = match obstacles(host, level) {
+    let obstacles = match obstacles_in_time(host, level) {
         Ok(obstacles) => obstacles,
         Err(why) => {
             return record.note(format!(
@@ -51,6 +58,14 @@ fn engine(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         )?;
     }
     Ok(())
+}
+
+/// As [`obstacles`], which a stuck driver would keep for ever: it is asked in a thread of its own.
+fn obstacles_in_time(host: &Host, level: Level) -> Result<Vec<String>, String> {
+    let (host, (answer, heard)) = (host.clone(), channel());
+    thread::spawn(move || answer.send(obstacles(&host, level)));
+    let late = |_| format!("NVML has not answered within {} s", NVML_LIMIT.as_secs());
+    heard.recv_timeout(NVML_LIMIT).map_err(late)?
 }
 
 /// What of the GPUs stands in the way, or why they could not be asked. A GPU that does not answer is not in the way: what

@@ -316,6 +316,29 @@ mod tests {
     }
 
     #[test]
+    fn a_promised_test_that_was_skipped_is_untested_however_mild_the_reason() {
+        let mut document: serde_json::Value =
+            serde_json::from_slice(output!("4.5-r4-pass.json")).unwrap();
+        let categories = document["DCGM Diagnostic"]["test_categories"].as_array_mut();
+        let tests = categories.unwrap().iter_mut().flat_map(|category| {
+            let tests = category["tests"].as_array_mut();
+            tests.unwrap()
+        });
+        let pcie = tests.into_iter().find(|test| test["name"] == "pcie");
+        let result = &mut pcie.unwrap()["results"][0];
+        result["status"] = "Skip".into();
+        result["errors"] = serde_json::json!([{
+            "error_category": 1, "error_id": 40, "error_severity": 1,
+            "message": "The test was skipped for thermal reasons"
+        }]);
+        let output = serde_json::to_vec(&document).unwrap();
+        assert_eq!(
+            findings(&output, 4),
+            [(Status::Unknown, "gpu0/pcie".to_owned(), Action::None)]
+        );
+    }
+
+    #[test]
     fn persistence_mode_off_is_a_warning_although_dcgm_prints_fail() {
         assert_eq!(
             findings(output!("4.2-r1-persistence-off.json"), 1),

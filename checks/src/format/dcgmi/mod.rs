@@ -69,9 +69,10 @@ impl TestResult {
     pub fn grade(&self) -> Grade {
         let worst = self.errors.iter().map(DcgmError::grade).max();
         match (self.status, worst) {
-            // A skipped test says why it was skipped in an error of severity CONFIG (48, 117).
-            (Status::Skip, None | Some(Grade::Config)) => Grade::Skip,
-            (Status::NotRun, None | Some(Grade::Config)) => Grade::NotRun,
+            // A skipped test says why it was skipped in an error of severity CONFIG (48, 117) or MONITOR (40): nothing was
+            // tested, so nothing is to be watched.
+            (Status::Skip, None | Some(Grade::Config | Grade::Monitor)) => Grade::Skip,
+            (Status::NotRun, None | Some(Grade::Config | Grade::Monitor)) => Grade::NotRun,
             (_, Some(grade)) => grade,
             (Status::Pass, None) => Grade::Pass,
             (Status::Warn, None) => Grade::Monitor,
