@@ -269,17 +269,7 @@ fn devices_without_their_driver_accuse_nothing_and_devices_that_are_gone_do() {
         };
         assert!(error.contains("modprobe neuron"), "{error}");
     }
-    let mut gone = FakeNode::trn1_32xlarge().without("/sys/devices/virtual/neuron_device");
-    let devices = std::fs::read_dir(gone.root().join("sys/bus/pci/devices")).unwrap();
-    let names: Vec<String> = devices
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    for name in names {
-        let device = gone.root().join("sys/bus/pci/devices").join(&name);
-        if std::fs::read_to_string(device.join("device")).unwrap() == "0x7164\n" {
-            gone = gone.pci(&name).missing();
-        }
-    }
+    let gone = FakeNode::trn1_32xlarge().without_neuron_devices();
     let outcome = Dhc::on(gone).run(&["--check", "neuron-count"]);
     assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
 }
