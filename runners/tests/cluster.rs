@@ -501,6 +501,8 @@ fn sigkill_leaves_a_journal_and_steps_that_end_by_themselves() {
     let judged = cluster
         .command(&["exec", "ctl", env!("CARGO_BIN_EXE_dhc"), "judge"])
         .arg(cluster.journal())
+        .arg("--thresholds")
+        .arg(cluster.path("floor.toml"))
         .output()
         .unwrap();
     assert!(
