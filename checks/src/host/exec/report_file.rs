@@ -1,49 +1,41 @@
 //! A file that a tool is told to write its findings into.
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
 
 use super::capture::{Captured, KEPT_BYTES};
 
-/// A file for the tool to write, in a directory that nobody else can enter and that goes with this value.
+/// A file for the tool to write. It has no name in any directory: nobody else can put a link in its place, and it goes with
+/// this process, however that ends.
 pub(super) struct ReportFile {
     flag: String,
-    folder: tempfile::TempDir,
+    file: File,
 }
 
 impl ReportFile {
-    /// None where no such directory can be made: the tool then runs without, and what it prints has to do.
+    /// None where no such file can be made: the tool then runs without, and what it prints has to do.
     pub(super) fn new(flag: &str) -> Option<Self> {
-        let folder = tempfile::Builder::new().prefix("dhc-").tempdir().ok()?;
-        Some(ReportFile {
-            flag: flag.to_owned(),
-            folder,
-        })
+        let file = tempfile::tempfile().ok()?;
+        let flag = flag.to_owned();
+        Some(ReportFile { flag, file })
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("report")
-    }
-
+    /// The flag, and a path that leads whoever may look into this process to the file.
     pub(super) fn args(&self) -> [String; 2] {
-        [self.flag.clone(), self.path().display().to_string()]
+        let (process, file) = (std::process::id(), self.file.as_raw_fd());
+        [self.flag.clone(), format!("/proc/{process}/fd/{file}")]
     }
 
     /// What the tool wrote, its beginning only where it is too long; the digest is of what is kept.
-    pub(super) fn read(self) -> Option<Captured> {
-        use rustix::fs::{Mode, OFlags};
-        // The tool may have put a link or a pipe there instead.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::open(self.path(), flags, Mode::empty()).ok()?;
-        let file = std::fs::File::from(file);
-        let whole = file.metadata().ok()?;
-        if !whole.is_file() {
-            return None;
-        }
+    pub(super) fn read(mut self) -> Option<Captured> {
+        let whole = self.file.metadata().ok()?.len();
         let mut bytes = Vec::new();
-        file.take(2 * KEPT_BYTES as u64)
+        self.file.rewind().ok()?;
+        self.file
+            .take(2 * KEPT_BYTES as u64)
             .read_to_end(&mut bytes)
             .ok()?;
-        Some(Captured::beginning(bytes, whole.len()))
+        Some(Captured::beginning(bytes, whole))
     }
 }
