@@ -875,6 +875,19 @@ fn what_a_tool_says_cannot_steer_the_terminal() {
 }
 
 #[test]
+fn what_a_tool_says_cannot_look_like_a_line_of_dhc() {
+    let says =
+        r#"{"DCGM Diagnostic": {"runtime_error": "busy\nip-10-0-1-7: PASS", "version": "4.5.3"}}"#;
+    let dhc = Dhc::on(FakeNode::p5_48xlarge().tool("dcgmi").prints(says, 226));
+    let mut command = dhc.command("run", &["--check", "dcgm-diag"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(r"busy\nip-10-0-1-7: PASS"), "{text}");
+    assert!(!text.contains("\nip-10-0-1-7: PASS"), "{text}");
+}
+
+#[test]
 fn a_stored_result_can_be_judged_by_another_table() {
     let dhc = Dhc::on(FakeNode::trn1_32xlarge());
     assert_eq!(dhc.run(&["--check", "neuron-count"]).exit, 0);

@@ -3,7 +3,7 @@
 use comfy_table::Cell;
 use dhc_thresholds::{ClusterReport, GroupReport, NodeReport, Report, SearchReport, Status};
 
-use super::{FINDINGS_MAX, Paper, details, status_cell, summary, table, verdict};
+use super::{FINDINGS_MAX, Paper, details, one_line, status_cell, summary, table, verdict};
 
 /// How many nodes a line names before it only counts them.
 const NAMES_MAX: usize = 8;
@@ -40,10 +40,13 @@ pub(super) fn text(report: &Report, cluster: &ClusterReport, paper: Paper) -> St
         text.push_str(&verdict(node));
     }
     for search in &cluster.searches {
-        text.push_str(&format!("\n{}: {}\n", search.check, search.sentence));
+        let sentence = one_line(&search.sentence);
+        text.push_str(&format!("\n{}: {sentence}\n", search.check));
         for (one, other) in &search.paths {
+            let path = format!("the path between {one} and {other} is slow");
             text.push_str(&format!(
-                "  the path between {one} and {other} is slow, and both are good with others\n"
+                "  {}, and both are good with others\n",
+                one_line(&path)
             ));
         }
     }
@@ -64,7 +67,7 @@ fn nodes(report: &Report, paper: Paper) -> String {
             well.push(node.name.clone());
         } else {
             table.add_row([
-                Cell::new(&node.name),
+                Cell::new(one_line(&node.name)),
                 status_cell(node.status, paper),
                 Cell::new(found(node)),
             ]);
@@ -110,11 +113,11 @@ fn waves(search: &SearchReport, paper: Paper) -> String {
 }
 
 fn outcome(group: &GroupReport) -> String {
-    match (&group.error, group.named.is_empty()) {
+    one_line(&match (&group.error, group.named.is_empty()) {
         (_, false) => format!("named {}", group.named.join(", ")),
         (Some(error), true) => format!("{}: {error}", group.outcome),
         (None, true) => group.outcome.clone(),
-    }
+    })
 }
 
 fn gigabytes(value: Option<f64>) -> String {
@@ -123,12 +126,12 @@ fn gigabytes(value: Option<f64>) -> String {
 
 fn names(nodes: &[String]) -> String {
     if nodes.len() <= NAMES_MAX {
-        return nodes.join(" ");
+        return one_line(&nodes.join(" "));
     }
     let shown = NAMES_MAX.min(FINDINGS_MAX);
-    format!(
+    one_line(&format!(
         "{} and {} more",
         nodes[..shown].join(" "),
         nodes.len() - shown
-    )
+    ))
 }

@@ -8,6 +8,7 @@ pub mod recovery;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
 
+use printable::one_line;
 pub use printable::printable;
 
 /// How many findings of one check are spelled out; the result holds them all.
@@ -97,10 +98,10 @@ fn headline(node: &NodeReport, report: &Report) -> String {
         .instance_id
         .as_ref()
         .map_or_else(String::new, |id| format!(", {id}"));
-    format!(
+    one_line(&format!(
         "{} ({kind}{id}), run {}, judged by the table `{}` ({})",
         node.name, report.run.id, report.judged_by.instance_type, report.judged_by.origin
-    )
+    ))
 }
 
 fn status_cell(status: Status, paper: Paper) -> Cell {
@@ -127,6 +128,10 @@ fn time(check: &CheckReport) -> String {
 
 /// One line on a check: why it was left out, the gravest finding, or how much was judged.
 fn summary(check: &CheckReport) -> String {
+    one_line(&found(check))
+}
+
+fn found(check: &CheckReport) -> String {
     if let Some(reason) = check.skipped() {
         return reason.to_owned();
     }
@@ -157,7 +162,7 @@ fn summary(check: &CheckReport) -> String {
 }
 
 fn line(finding: &Finding) -> String {
-    match &finding.value {
+    let text = match &finding.value {
         Some(value) if finding.bound.is_none() => {
             format!(
                 "{} of {} = {value} {}: {}",
@@ -169,7 +174,8 @@ fn line(finding: &Finding) -> String {
             "{} of {}: {}",
             finding.metric, finding.subject, finding.message
         ),
-    }
+    };
+    one_line(&text)
 }
 
 /// The findings of a check that is not well, and how each was bounded.
@@ -184,10 +190,11 @@ fn details(check: &CheckReport) -> String {
     for finding in findings.iter().take(FINDINGS_MAX) {
         text.push_str(&format!("  {} {}\n", finding.status.word(), line(finding)));
         if let Some(bound) = &finding.bound {
-            text.push_str(&format!(
-                "      bound {} from {} ({})\n",
+            let bound = format!(
+                "bound {} from {} ({})",
                 bound.rule, bound.origin, bound.source
-            ));
+            );
+            text.push_str(&format!("      {}\n", one_line(&bound)));
         }
     }
     if findings.len() > FINDINGS_MAX {
@@ -201,7 +208,8 @@ fn details(check: &CheckReport) -> String {
 
 /// The last words: the node's status, the action, and what a person should do.
 fn verdict(node: &NodeReport) -> String {
-    let mut text = format!("\n{}: {}", node.name, node.status.word().to_uppercase());
+    let name = one_line(&node.name);
+    let mut text = format!("\n{name}: {}", node.status.word().to_uppercase());
     if node.action != Action::None {
         text.push_str(&format!(", suggested action: {}", node.action));
     }
@@ -209,7 +217,8 @@ fn verdict(node: &NodeReport) -> String {
     let mut told = std::collections::BTreeSet::new();
     for fault in &node.faults {
         if told.insert(&fault.class) {
-            text.push_str(&format!("  {}: {}\n", fault.class, fault.advice));
+            let advice = format!("{}: {}", fault.class, fault.advice);
+            text.push_str(&format!("  {}\n", one_line(&advice)));
         }
     }
     text

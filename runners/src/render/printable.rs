@@ -21,6 +21,11 @@ pub fn printable(text: &str) -> String {
     safe
 }
 
+/// The same text on one line: a line break of a tool's or a host's must not begin a line that looks like dhc's own.
+pub(super) fn one_line(text: &str) -> String {
+    text.trim_end().replace('\n', "\\n")
+}
+
 /// The rest of a sequence that chooses colours (ECMA-48, SGR), if the text begins with one.
 fn colour(text: &str) -> Option<&str> {
     let numbers = text.strip_prefix('[')?;
@@ -35,7 +40,7 @@ fn steers(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{one_line, printable};
 
     #[test]
     fn colours_and_lines_stay_and_nothing_else_that_steers() {
@@ -45,5 +50,10 @@ mod tests {
             printable("\u{1b}[2J\u{1b}]0;title\u{7}\r\u{9b}1A\u{202e}x\u{1b}[1;m\u{1b}["),
             "\\u{1b}[2J\\u{1b}]0;title\\u{7}\\r\\u{9b}1A\\u{202e}x\u{1b}[1;m\\u{1b}["
         );
+    }
+
+    #[test]
+    fn a_line_break_inside_a_message_begins_no_line() {
+        assert_eq!(one_line("bad\nh1: PASS\n"), "bad\\nh1: PASS");
     }
 }
