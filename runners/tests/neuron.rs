@@ -213,6 +213,36 @@ fn an_older_nccom_test_is_asked_without_its_json_file() {
 }
 
 #[test]
+fn the_json_file_of_nccom_test_lies_in_no_directory() {
+    let dhc = Dhc::on(
+        FakeNode::trn1_32xlarge()
+            .tool("nccom-test")
+            .prints(HEALTHY, 0),
+    );
+    dhc.run(&["--check", "nccom-local"]);
+    let calls = dhc.node.calls("nccom-test");
+    let file = calls[0]
+        .split(' ')
+        .skip_while(|word| !word.starts_with("--report"));
+    let file = file.skip(1).next().unwrap();
+    assert!(
+        file.starts_with("/proc/") && file.contains("/fd/"),
+        "{file}"
+    );
+}
+
+#[test]
+fn who_holds_neuron_devices_open_is_named() {
+    let node = FakeNode::trn1_32xlarge()
+        .process(4242, "python3", "/dev/neuron7")
+        .process(4243, "sshd", "/dev/null");
+    let outcome = nccom(node.tool("nccom-test").prints(HEALTHY, 0));
+    let notes = &outcome.check("nccom-local").record.notes;
+    let users = "Neuron devices were in use before the test: process 4242 (python3, /dev/neuron7)";
+    assert!(notes.iter().any(|note| note == users), "{notes:?}");
+}
+
+#[test]
 fn nccom_test_gets_one_rank_for_each_logical_core() {
     for (node, ranks) in [
         (FakeNode::trn1_32xlarge(), "32"),

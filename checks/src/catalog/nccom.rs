@@ -84,7 +84,7 @@ fn refuses_json(output: &Output) -> bool {
 pub(super) fn could_not_run(row: &nccom_test::FailedRow) -> CheckError {
     CheckError::Unavailable(format!(
         "{TOOL} could not measure messages of {} bytes: {}; look into the log file that it names, and whether another \
-         program uses the Neuron devices (neuron-ls)",
+         program uses the Neuron devices (neuron-ls; the result's notes name those that dhc saw)",
         row.bytes, row.said
     ))
 }

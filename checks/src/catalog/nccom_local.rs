@@ -89,6 +89,14 @@ impl InstanceCheck for NccomLocal {
             });
         }
         record.measure(&RANKS, Subject::node(), ranks)?;
+        let users = task.host.neuron_users();
+        if !users.is_empty() {
+            // A monitor may hold a device without being in the way, so this alone is no reason not to try.
+            record.note(format!(
+                "Neuron devices were in use before the test: {}",
+                users.join(", ")
+            ))?;
+        }
         record.progress(format!("all-reduce over {ranks} cores"))?;
         let command = Command::new(TOOL, task.deadline)
             .args(["-r", &ranks.to_string(), "-b", "8", "-e", max_bytes])

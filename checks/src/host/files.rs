@@ -142,6 +142,15 @@ impl Host {
     /// # Errors
     /// See [`ReadError`].
     pub fn link(&self, path: impl AsRef<Path>) -> Result<String, ReadError> {
+        let target = self.target(path)?;
+        Ok(target.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+
+    /// Where a symbolic link points to, as it says so itself.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn target(&self, path: impl AsRef<Path>) -> Result<String, ReadError> {
         let path = path.as_ref();
         let target = rustix::fs::readlink(below(&self.root, path), Vec::new()).map_err(
             |errno| match errno {
@@ -154,8 +163,7 @@ impl Host {
                 },
             },
         )?;
-        let target = target.to_string_lossy().into_owned();
-        Ok(target.rsplit('/').next().unwrap_or_default().to_owned())
+        Ok(target.to_string_lossy().into_owned())
     }
 }
 

@@ -81,6 +81,25 @@ impl Host {
         Ok(functions.into_iter().filter(is_neuron).collect())
     }
 
+    /// The processes that hold a Neuron device open, by number and name, as far as this process may look.
+    pub fn neuron_users(&self) -> Vec<String> {
+        let held = |id: &String| {
+            let files = self.list(format!("/proc/{id}/fd")).unwrap_or_default();
+            files.iter().find_map(|file| {
+                let target = self.target(format!("/proc/{id}/fd/{file}")).ok()?;
+                index(target.strip_prefix("/dev/")?, "neuron").map(|_| target)
+            })
+        };
+        let mut processes = self.list("/proc").unwrap_or_default();
+        processes.retain(|entry| entry.parse::<u32>().is_ok());
+        let users = processes.iter().filter_map(|id| {
+            let device = held(id)?;
+            let name = self.text(format!("/proc/{id}/comm")).unwrap_or_default();
+            Some(format!("process {id} ({}, {device})", name.escape_debug()))
+        });
+        users.collect()
+    }
+
     /// A counter of the Neuron driver: a file with a number, or a directory whose `total` is the number, depending on the
     /// driver's version.
     ///
