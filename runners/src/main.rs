@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile};
 type Failure = Box<dyn std::error::Error>;
 
 /// Set by SIGTERM, SIGINT and SIGHUP.
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -181,7 +181,7 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         signal_hook::consts::SIGINT,
         signal_hook::consts::SIGHUP,
     ] {
-        signal_hook::flag::register(signal, stop_flag())?;
+        signal_hook::flag::register(signal, Arc::clone(&STOP))?;
     }
     let environment = environment();
     let host = host(&args.machine, &environment);
@@ -393,19 +393,6 @@ fn cluster_level(
     let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
     nodes.release();
     exit
-}
-
-fn stop_flag() -> Arc<AtomicBool> {
-    // signal-hook wants an Arc and the workers a plain flag, so a thread carries the news from one to the other.
-    let flag = Arc::new(AtomicBool::new(false));
-    let heard = Arc::clone(&flag);
-    std::thread::spawn(move || {
-        while !heard.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        STOP.store(true, Ordering::Relaxed);
-    });
-    flag
 }
 
 fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failure> {

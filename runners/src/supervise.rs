@@ -161,7 +161,14 @@ fn listen(
         }
     }
     let status = wait(child, GONE);
-    last.unwrap_or_else(|| died(status))
+    last.unwrap_or_else(|| {
+        // A scheduler ends all processes of a job at once, and the check may have obeyed before the run has heard of it.
+        std::thread::sleep(TICK);
+        if stop.load(Ordering::Relaxed) {
+            return Ending::Interrupted;
+        }
+        died(status)
+    })
 }
 
 /// What a child that said no last word died of.
