@@ -494,6 +494,28 @@ fn sigterm_leaves_a_partial_result_within_five_seconds() {
 }
 
 #[test]
+fn a_scheduler_that_ends_all_processes_at_once_makes_no_error_of_the_check() {
+    let dhc = nccom(FAMILY);
+    let mut command = dhc.command("run", &["--check", "neuron-count,nccom-local"]);
+    command.args(["--format", "json"]).stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for_journal(&dhc, 2);
+    let run = child.id().to_string();
+    let children = Command::new("pgrep").args(["-P", &run]).output().unwrap();
+    let check = String::from_utf8(children.stdout).unwrap();
+    // The check first, so that it is sure to hear of it before the run.
+    let mut told = Command::new("kill");
+    told.args(["-TERM", check.trim(), &run]);
+    assert!(told.status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let report = Report::parse(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), report.complete), (Some(3), false));
+    let mut checks = report.nodes[0].checks.iter();
+    let nccom = checks.find(|check| check.check == "nccom-local").unwrap();
+    assert_eq!(nccom.record.ending, Ending::Interrupted);
+}
+
+#[test]
 fn sigkill_leaves_a_journal_that_can_be_judged_and_no_tool() {
     let dhc = nccom(FAMILY);
     let mut child = dhc
