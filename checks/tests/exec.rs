@@ -200,12 +200,22 @@ fn arguments_reach_the_tool_unread_by_any_shell() {
 }
 
 #[test]
-fn a_missing_tool_and_a_path_for_a_name_are_told() {
+fn a_missing_tool_and_a_path_that_is_not_whole_are_told() {
     let bench = Bench::new();
-    for name in ["no-such-tool", "../tool", "/bin/sh", ""] {
+    for name in ["no-such-tool", "../tool", "/no/such/tool", ""] {
         let error = bench.host.exec(&Command::new(name, LONG)).unwrap_err();
         assert!(matches!(error, ExecError::NotInstalled { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_whole_path_is_taken_and_a_link_keeps_its_name() {
+    let bench = Bench::new().tool("printf %s \"$0\"");
+    let link = bench.file("link");
+    std::os::unix::fs::symlink("/bin/sh", &link).unwrap();
+    let command = Command::new(link.to_str().unwrap(), LONG).args(["-c", "printf %s \"$0\""]);
+    let output = bench.host.exec(&command).unwrap();
+    assert_eq!(output.stdout.kept(), link.to_str().unwrap().as_bytes());
 }
 
 #[test]

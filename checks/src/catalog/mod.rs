@@ -17,6 +17,7 @@ mod neuron_sysfs;
 mod nvlink;
 mod rdma_nic;
 pub mod roll_call;
+mod training;
 
 use crate::check::Check;
 
@@ -33,6 +34,9 @@ pub const CHECKS: &[Check] = &[
     Check::Instance(&loopback::FABRIC_LOOPBACK),
     Check::Instance(&host::HostCheck),
     Check::Instance(&dcgm_diag::DcgmDiag),
+    Check::Instance(&training::GPU),
+    Check::Instance(&training::NEURON),
+    Check::Instance(&training::CPU),
     Check::Cluster(&roll_call::RollCall),
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
     Check::Cluster(&nccl_allreduce::NcclAllReduce),

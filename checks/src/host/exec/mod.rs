@@ -41,7 +41,7 @@ const HEARD_LINE_MAX: usize = 64 << 10;
 /// How often a waiting supervisor looks at a process that it cannot wait for otherwise.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A command to run. The program is a name, looked up in [`Host::tools`].
+/// A command to run. The program is a name, looked up in [`Host::tools`], or a whole path.
 #[derive(Clone, Debug)]
 pub struct Command {
     program: String,
@@ -108,6 +108,14 @@ impl Command {
             .cloned()
             .collect()
     }
+}
+
+/// A program that was found.
+struct Program {
+    /// The file itself, whatever links lead to it.
+    path: PathBuf,
+    /// The path that it is called by: a Python finds its packages beside the link that it was started through.
+    name: PathBuf,
 }
 
 /// Why a command could not be run.
@@ -279,14 +287,17 @@ impl Host {
         command: &Command,
         listener: &mut dyn Listener,
     ) -> Result<Output, ExecError> {
-        let path = self.find(&command.program)?;
+        let program = self.find(&command.program)?;
         let report = command.report_flag.as_deref().and_then(ReportFile::new);
         let mut line = command.line();
         line.extend(report.iter().flat_map(ReportFile::args));
         let begun = Instant::now();
-        let mut child = self
-            .start(&path, &line[1..], command)
-            .map_err(|error| ExecError::NotStarted { path, error })?;
+        let mut child =
+            self.start(&program, &line[1..], command)
+                .map_err(|error| ExecError::NotStarted {
+                    path: program.path,
+                    error,
+                })?;
         let mut pipes = [
             Pipe::new(child.stdout.take().expect("stdout was asked for")),
             Pipe::new(child.stderr.take().expect("stderr was asked for")),
@@ -337,43 +348,57 @@ impl Host {
         self.find(program).is_ok()
     }
 
-    fn find(&self, program: &str) -> Result<PathBuf, ExecError> {
+    /// The program of this name in the first directory that has it, or at this whole path.
+    fn find(&self, program: &str) -> Result<Program, ExecError> {
         let not_installed = || ExecError::NotInstalled {
             program: program.to_owned(),
             places: self.tools.clone(),
         };
-        if program.is_empty() || program.contains('/') {
+        let whole = Path::new(program).is_absolute();
+        if program.is_empty() || (program.contains('/') && !whole) {
             return Err(not_installed());
         }
         let candidates = self
             .tools
             .iter()
             .filter(|place| place.is_absolute())
+            // A whole path replaces the directory that it is joined to.
             .map(|place| place.join(program));
         let is_program = |path: &PathBuf| {
             path.metadata()
                 .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
         };
-        let path = candidates
+        let name = candidates
             .into_iter()
             .find(is_program)
             .ok_or_else(not_installed)?;
-        let path = path.canonicalize().map_err(|error| ExecError::NotStarted {
-            path: path.clone(),
+        let path = name.canonicalize().map_err(|error| ExecError::NotStarted {
+            path: name.clone(),
             error,
         })?;
-        if changeable_by_others(&path) || path.parent().is_some_and(changeable_by_others) {
+        let is_unsafe = {
+            let folders = [name.parent(), path.parent()];
+            let places = folders.into_iter().flatten().chain([path.as_path()]);
+            places.into_iter().any(changeable_by_others)
+        };
+        if is_unsafe {
             return Err(ExecError::Unsafe { path });
         }
-        Ok(path)
+        Ok(Program { path, name })
     }
 
     #[expect(unsafe_code, reason = "what a child does between fork and exec")]
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
-    fn start(&self, path: &Path, args: &[String], command: &Command) -> std::io::Result<Child> {
+    fn start(
+        &self,
+        program: &Program,
+        args: &[String],
+        command: &Command,
+    ) -> std::io::Result<Child> {
         let supervisor = rustix::process::getpid();
-        let mut process = std::process::Command::new(path);
+        let mut process = std::process::Command::new(&program.path);
         process
+            .arg0(&program.name)
             .args(args)
             .env_clear()
             .env(
