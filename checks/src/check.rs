@@ -14,7 +14,7 @@ use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subje
 use serde::{Deserialize, Serialize};
 
 use crate::group::Group;
-use crate::host::{Host, sandbox};
+use crate::host::{Host, redact, sandbox};
 
 /// All that is known of a check without running it.
 #[derive(Debug)]
@@ -308,6 +308,28 @@ pub enum Event {
     Finished,
 }
 
+impl Event {
+    /// The same without the secrets in what others said. Evidence has lost its own before, together with its digest.
+    fn without_secrets(&self) -> Event {
+        let mut event = self.clone();
+        match &mut event {
+            Event::Measurement(measurement) => {
+                measurement.detail = measurement.detail.as_deref().map(redact::text);
+            }
+            Event::Device(device) => device
+                .identity
+                .values_mut()
+                .for_each(|value| *value = redact::text(value)),
+            Event::Gap(gap) => gap.why = redact::text(&gap.why),
+            Event::Note(text) | Event::Progress(text) | Event::Failed(text) => {
+                *text = redact::text(text);
+            }
+            Event::Evidence(_) | Event::TimedOut { .. } | Event::Finished => {}
+        }
+        event
+    }
+}
+
 /// Where a check puts what it sees. Each call writes and flushes one JSON line.
 pub struct Recorder<'a> {
     spec: &'static Spec,
@@ -464,8 +486,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Writes one line. Everything that a check says passes here, so here is where secrets end: tools quote their environment
+/// and their command lines in messages.
 fn write_event(sink: &mut dyn Write, event: &Event) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(event)?;
+    let mut line = serde_json::to_vec(&event.without_secrets())?;
     line.push(b'\n');
     sink.write_all(&line)?;
     sink.flush()

@@ -51,7 +51,8 @@ fn main() -> ExitCode {
     match act(cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
-            eprintln!("dhc: {}", render::printable(&chain(error.as_ref())));
+            let told = redact::text(&chain(error.as_ref()));
+            eprintln!("dhc: {}", render::printable(&told));
             let busy = matches!(error.downcast_ref(), Some(StoreError::Busy { .. }));
             let usage = error.is::<plan::UnknownWord>()
                 || matches!(
@@ -222,7 +223,7 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         environment: host
             .environment
             .iter()
-            .map(|(name, value)| (name.clone(), redact::text(value)))
+            .map(|(name, value)| (name.clone(), redact::value(name, value)))
             .collect(),
     };
     let keeper = Keeper {

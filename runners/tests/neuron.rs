@@ -231,6 +231,48 @@ fn the_json_file_of_nccom_test_lies_in_no_directory() {
 }
 
 #[test]
+fn a_slow_all_reduce_of_the_cores_fails_and_one_without_a_limit_is_not_judged() {
+    let slow = |node: FakeNode| {
+        // A hundred times as long, with the bandwidths that follow.
+        let times = HEALTHY
+            .replace(
+                "310.45           3.15           6.10",
+                "31045.0           0.03           0.06",
+            )
+            .replace(
+                "2105.33          29.69          57.52",
+                "210533.0          0.30           0.58",
+            )
+            .replace(
+                "20500.00          48.78          94.52",
+                "2050000.0         0.49           0.95",
+            );
+        nccom(node.tool("nccom-test").prints(times, 0))
+    };
+    let failed = slow(FakeNode::trn1_32xlarge());
+    assert_eq!(failed.verdict(), (Status::Fail, Action::Reboot));
+    let found = failed.findings("nccom-local", Status::Fail);
+    assert_eq!(found[0].metric, "nccom.allreduce.plateau");
+    let unknown = slow(FakeNode::of("inf2.48xlarge"));
+    assert_eq!(unknown.verdict().0, Status::Unknown);
+}
+
+#[test]
+fn a_table_that_ends_before_the_size_asked_for_is_not_believed() {
+    let cut = HEALTHY.lines().filter(|line| !line.contains("1073741824"));
+    let cut: String = cut.map(|line| format!("{line}\n")).collect();
+    let outcome = nccom(FakeNode::trn1_32xlarge().tool("nccom-test").prints(cut, 0));
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (4, (Status::Error, Action::Retry))
+    );
+    let Ending::Failed { error } = &outcome.check("nccom-local").record.ending else {
+        panic!("it did not fail")
+    };
+    assert!(error.contains("ends at 67108864 bytes"), "{error}");
+}
+
+#[test]
 fn who_holds_neuron_devices_open_is_named() {
     let node = FakeNode::trn1_32xlarge()
         .process(4242, "python3", "/dev/neuron7")

@@ -17,6 +17,7 @@ use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Action, Ending, Report, Status};
 
 const HEALTHY: &str = include_str!("../../fixtures/outputs/nccom_test/allr-32-ranks.txt");
+const FAILED_ROW: &str = include_str!("../../fixtures/outputs/nccom_test/failed-row.txt");
 const NCCOM: &[&str] = &["--check", "nccom-local"];
 
 /// A machine whose `nccom-test` is this script.
@@ -379,7 +380,8 @@ fn a_dead_file_system_for_results_costs_ten_seconds_and_loses_nothing() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = [0; 7];
+    // The line and its end, which an unbuffered Python writes one after the other.
+    let mut said = [0; 8];
     let mounted = server.stdout.take().unwrap().read_exact(&mut said);
     mounted.expect("this test mounts a file system: run it as root or with sudo");
     let begun = Instant::now();
@@ -436,6 +438,16 @@ fn a_clock_that_races_does_not_change_durations() {
     let begun = Instant::now();
     let outcome = outcome(command.output().unwrap());
     assert_eq!((outcome.exit, outcome.verdict().0), (0, Status::Pass));
+    let told = outcome.report.run.started_at.clone();
+    let real = Command::new("date")
+        .args(["-u", "+%Y-%m-%d"])
+        .output()
+        .unwrap();
+    let today = String::from_utf8(real.stdout).unwrap();
+    assert!(
+        !told.starts_with(today.trim()),
+        "the clock was not made to race: {told}"
+    );
     let took = Duration::from_millis(outcome.report.run.duration_ms);
     assert!(
         took >= Duration::from_millis(300) && took <= begun.elapsed(),
@@ -792,6 +804,37 @@ fn secrets_in_the_output_of_tools_reach_no_file() {
             text.contains("[redacted]") && !text.contains("abcdefghij"),
             "{name}"
         );
+    }
+}
+
+#[test]
+fn secrets_in_what_a_tool_complains_of_reach_neither_file_nor_terminal() {
+    let secret = "s3cr3tV4lu3s3cr3tV4lu3";
+    let shapes = [
+        format!("HF_TOKEN={secret}"),
+        format!("Authorization: Bearer {secret}"),
+        format!("https://user:{secret}@host/x"),
+        format!("nccom-test --token {secret}"),
+        "AKIAs3cr3tV4lu3EXAMPLE".to_owned(),
+    ];
+    for shape in shapes {
+        // Both as a message of the tool alone, and as what stands in the row of a size that failed.
+        for says in [
+            format!("error: {shape}"),
+            FAILED_ROW.replace("log file /tmp/nccom_test_log_x1.log", &shape),
+        ] {
+            let dhc = nccom(&format!("cat <<'EOF'\n{says}\nEOF\nexit 1"));
+            let mut command = dhc.command("run", NCCOM);
+            let output = command.env("NCCL_API_TOKEN", secret).output().unwrap();
+            assert_eq!(output.status.code(), Some(4));
+            let mut all = [output.stdout, output.stderr].concat();
+            for name in ["result.json", "journal.jsonl"] {
+                all.extend(std::fs::read(dhc.runs()[0].join(name)).unwrap());
+            }
+            let all = String::from_utf8_lossy(&all);
+            assert!(!all.contains("s3cr3tV4lu3"), "{shape}: {all}");
+            assert!(all.contains("[redacted]"), "{all}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use super::nccom::{self, TOOL};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task};
+use crate::collective;
 use crate::host::Command;
 
 const FAILED_SIZES: Metric = Metric {
@@ -16,10 +17,17 @@ const FAILED_SIZES: Metric = Metric {
     role: Role::Required,
     fault: "neuron.collective",
 };
+const PLATEAU: Metric = Metric {
+    name: "nccom.allreduce.plateau",
+    unit: Unit::GigabytesPerSecond,
+    about: "bus bandwidth of large messages: the median of the three largest sizes; its condition is the largest one",
+    role: Role::Judged,
+    fault: "neuron.collective",
+};
 const BUSBW: Metric = Metric {
     name: "nccom.allreduce.busbw",
     unit: Unit::GigabytesPerSecond,
-    about: "bus bandwidth of an all-reduce over the node's cores, at the largest size",
+    about: "bus bandwidth of an all-reduce over the node's cores",
     role: Role::Context,
     fault: "neuron.collective",
 };
@@ -50,9 +58,10 @@ static SPEC: Spec = Spec {
     about: "an all-reduce over this node's Neuron cores with nccom-test: does it work, is the result right, how fast",
     explain: "\
 Runs AWS's nccom-test with one rank for each logical core of this node and reads its table. A message size whose result is
-wrong is a fault of the node; one that the tool could not run accuses nothing. Bandwidths are converted: what nccom-test calls GB/s are 2^30 bytes a
-second. That the tool is missing, cannot reach the driver or prints something else is an error and accuses nothing.",
-    metrics: &[&FAILED_SIZES, &BUSBW, &ALGBW, &TIME, &RANKS],
+wrong is a fault of the node; one that the tool could not run accuses nothing. Bandwidths are computed from bytes and time,
+since nccom-test's GB/s are 10^9 bytes in some versions and 2^30 in others; the plateau of the large sizes is judged. That the
+tool is missing, cannot reach the driver or prints something else is an error and accuses nothing.",
+    metrics: &[&FAILED_SIZES, &PLATEAU, &BUSBW, &ALGBW, &TIME, &RANKS],
     needs: Some(Hardware::NeuronDevice),
     tags: &["neuron", "long"],
     company: Company::Alone,
@@ -61,6 +70,9 @@ second. That the tool is missing, cannot reach the driver or prints something el
         OptionSpec { name: "max-bytes", default: "1GB", about: "largest message, as nccom-test's -e takes it" },
     ],
 };
+
+/// Each size of the sweep is so many times the one before.
+const STEP: u64 = 8;
 
 /// The check.
 pub(super) struct NccomLocal;
@@ -80,14 +92,12 @@ impl InstanceCheck for NccomLocal {
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let ranks = ranks(task)?;
         let max_bytes = task.option(&SPEC, "max-bytes");
-        if max_bytes.is_empty() || !max_bytes.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(CheckError::Option {
-                check: SPEC.name,
-                option: "max-bytes",
-                value: max_bytes.to_owned(),
-                why: "write a size such as 64MB or 1GB".to_owned(),
-            });
-        }
+        let asked = bytes(max_bytes).ok_or_else(|| CheckError::Option {
+            check: SPEC.name,
+            option: "max-bytes",
+            value: max_bytes.to_owned(),
+            why: "write a size such as 64MB or 1GB".to_owned(),
+        })?;
         record.measure(&RANKS, Subject::node(), ranks)?;
         let users = task.host.neuron_users();
         if !users.is_empty() {
@@ -100,7 +110,7 @@ impl InstanceCheck for NccomLocal {
         record.progress(format!("all-reduce over {ranks} cores"))?;
         let command = Command::new(TOOL, task.deadline)
             .args(["-r", &ranks.to_string(), "-b", "8", "-e", max_bytes])
-            .args(["-f", "8", "-n", "20", "-w", "5", "-d", "fp32"])
+            .args(["-f", &STEP.to_string(), "-n", "20", "-w", "5", "-d", "fp32"])
             .args(["--check", "--non-interactive", "allr"]);
         let table = nccom::table(task, command, record)?;
         let all = || Subject::new(Kind::NeuronDevice, "neuron cores");
@@ -111,6 +121,16 @@ impl InstanceCheck for NccomLocal {
             let busbw = BUSBW.of(all(), row.all_reduce_busbw_gb_per_s(ranks));
             record.add(busbw.at_bytes(row.bytes))?;
         }
+        let mut rows: Vec<_> = table.rows.iter().collect();
+        rows.sort_by_key(|row| row.bytes);
+        let by_size: Vec<f64> = rows
+            .iter()
+            .map(|row| row.all_reduce_busbw_gb_per_s(ranks))
+            .collect();
+        if let (Some(largest), Some(plateau)) = (rows.last(), collective::plateau(&by_size)) {
+            let plateau = PLATEAU.of(all(), plateau);
+            record.add(plateau.at_bytes(largest.bytes))?;
+        }
         let wrong: Vec<_> = table.failed.iter().filter(|row| row.is_wrong).collect();
         let mut failed = FAILED_SIZES.of(Subject::node(), wrong.len());
         if let Some(first) = wrong.first() {
@@ -118,7 +138,16 @@ impl InstanceCheck for NccomLocal {
         }
         let not_run = table.failed.iter().find(|row| !row.is_wrong);
         let Some(not_run) = not_run else {
-            return record.add(failed);
+            record.add(failed)?;
+            return match rows.last() {
+                Some(last) if last.bytes.saturating_mul(STEP) <= asked && wrong.is_empty() => {
+                    Err(CheckError::NotUnderstood(format!(
+                        "{TOOL} was asked for messages of up to {max_bytes}, and its table ends at {} bytes",
+                        last.bytes
+                    )))
+                }
+                _ => Ok(()),
+            };
         };
         // What was found wrong stands; that nothing was found wrong does not, for not all was looked at.
         if !wrong.is_empty() {
@@ -126,6 +155,21 @@ impl InstanceCheck for NccomLocal {
         }
         Err(nccom::could_not_run(not_run))
     }
+}
+
+/// A size as nccom-test takes it: a number, and B, KB, MB or GB, which are powers of 1,024 to it.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let power = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" => 1,
+        "m" | "mb" => 2,
+        "g" | "gb" => 3,
+        _ => return None,
+    };
+    let bytes = number.parse::<u64>().ok()?.checked_mul(1 << (10 * power))?;
+    (bytes > 0).then_some(bytes)
 }
 
 /// The logical cores to use: the user's number, or all that the driver shows.

@@ -53,6 +53,34 @@ pub fn text(text: &str) -> String {
     clean
 }
 
+/// The words of a command line without their secrets, the values of options such as `--token` among them.
+pub fn command_line(words: &[String]) -> Vec<String> {
+    let before = std::iter::once("").chain(words.iter().map(String::as_str));
+    let clean = |(before, word): (&str, &String)| match is_secret_option(before) {
+        true => GONE.to_owned(),
+        false => text(word),
+    };
+    before.zip(words).map(clean).collect()
+}
+
+/// The value of a variable, or what stands for it if its name or its shape says that it is secret.
+pub fn value(name: &str, value: &str) -> String {
+    if is_secret(&name.to_ascii_lowercase()) {
+        return GONE.to_owned();
+    }
+    text(value)
+}
+
+fn is_secret(lower_case_name: &str) -> bool {
+    let name = lower_case_name.replace('-', "_");
+    SECRET_NAMES.iter().any(|secret| name.contains(secret))
+}
+
+/// Whether a word is an option whose value is the next word and secret.
+fn is_secret_option(word: &str) -> bool {
+    word.starts_with('-') && !word.contains('=') && is_secret(&word.to_ascii_lowercase())
+}
+
 /// Takes out what stands between the marks of a private key, or all that follows if the end is missing.
 fn private_keys(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
@@ -84,17 +112,19 @@ fn words(line: &str) -> String {
     };
     let mut clean = String::with_capacity(line.len());
     let mut rest = line;
-    let mut after_scheme = false;
+    let (mut after_scheme, mut after_option) = (false, false);
     while let Some(first) = rest.chars().next() {
         if !is_token_char(first) {
-            after_scheme &= first == ' ' || first == '\t';
+            let blank = first == ' ' || first == '\t';
+            after_scheme &= blank;
+            after_option &= blank || first == '\'' || first == '"';
             clean.push(first);
             rest = &rest[first.len_utf8()..];
             continue;
         }
         let end = rest.find(|c| !is_token_char(c)).unwrap_or(rest.len());
         let (word, following) = rest.split_at(end);
-        if after_scheme && word.len() >= 8 {
+        if after_option || (after_scheme && word.len() >= 8) {
             clean.push_str(GONE);
         } else {
             clean.push_str(&word_without_secret(word));
@@ -103,6 +133,7 @@ fn words(line: &str) -> String {
             word.to_ascii_lowercase().trim_end_matches(':'),
             "bearer" | "basic"
         );
+        after_option = is_secret_option(word);
         rest = following;
     }
     clean
@@ -146,7 +177,7 @@ fn assignments(line: &str) -> String {
             continue;
         }
         let name = name_before(&lower[done..at]);
-        if !SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+        if !is_secret(name) {
             continue;
         }
         let after = &line[at + mark.len_utf8()..];
@@ -198,6 +229,8 @@ mod tests {
             ("curl -H 'X-Api: Bearer %' host", secret),
             ("db_password = '%'", secret),
             ("--api-key=% --other", secret),
+            ("tool --token % --other", secret),
+            ("tool --password '%'", secret),
             ("MY_API_KEY=%", secret),
             ("https://user:%@example.org/path", secret),
             ("proxy http://%@host:80", secret),
@@ -232,6 +265,14 @@ mod tests {
         ] {
             assert_eq!(text(line), line);
         }
+    }
+
+    #[test]
+    fn an_option_s_value_and_a_variable_s_go_by_their_names() {
+        let line = ["tool", "--token", "abc", "-r", "32"].map(str::to_owned);
+        assert_eq!(command_line(&line), ["tool", "--token", GONE, "-r", "32"]);
+        assert_eq!(value("NCCL_API_TOKEN", "abc"), GONE);
+        assert_eq!(value("NCCL_DEBUG", "INFO"), "INFO");
     }
 
     #[test]

@@ -246,7 +246,7 @@ pub struct Output {
 impl Output {
     /// The output as evidence under this name: shortened, printable, without secrets.
     pub fn evidence(&self, name: &str) -> Vec<Evidence> {
-        let line: Vec<String> = self.line.iter().map(|word| redact::text(word)).collect();
+        let line = redact::command_line(&self.line);
         let left = if self.leaked {
             "; what it left running was killed"
         } else {
