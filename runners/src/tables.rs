@@ -60,13 +60,16 @@ pub fn metrics_of(check: &str) -> Vec<&'static Metric> {
 /// What [`JudgedBy::origin`] says of a built-in table.
 pub const BUILT_IN: &str = "built-in";
 
-/// The built-in table of this file name.
+/// What SageMaker writes before the name of an instance type of EC2.
+const SAGEMAKER: &str = "ml.";
+
+/// The built-in table of this file name, or of this instance type with or without SageMaker's `ml.` before it.
 ///
 /// # Errors
 /// When there is none, or it has mistakes.
 pub fn built_in_table(name: &str) -> Result<Chosen, TablesError> {
     let metrics = metrics();
-    let file = built_in::file_of(name, &metrics)
+    let file = built_in::file_of(name.strip_prefix(SAGEMAKER).unwrap_or(name), &metrics)
         .ok_or_else(|| TablesError::NoSuchType(name.to_owned()))?;
     let table = built_in::load(file, &metrics).expect("`file_of` names a built-in table");
     Ok(chosen(

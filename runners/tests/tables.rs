@@ -113,3 +113,26 @@ fn where_efa_cards_are_an_option_any_number_of_them_up_to_the_most_passes() {
         "only {optional} tables have optional EFA cards"
     );
 }
+
+#[test]
+fn sagemaker_s_names_of_instance_types_are_those_of_ec2() {
+    let table = |name: &str| tables::built_in_table(name).map(|chosen| chosen.table.instance_type);
+    assert!(matches!(table("ml.p5.48xlarge"), Ok(name) if name == "p5.48xlarge"));
+    assert!(table("ml.no-such-type").is_err());
+}
+
+#[test]
+fn a_gpu_with_less_memory_than_the_type_s_is_another_one() {
+    let table = tables::built_in_table("p5.48xlarge").map(|chosen| chosen.table);
+    let size = |mebibytes: u64| {
+        let mut record = Record::new("gpu-count", Ending::Finished);
+        record.measurements = vec![metric("gpu.memory.size").of(Subject::gpu(3), mebibytes)];
+        let table = table.as_ref().expect("p5.48xlarge has a table");
+        let verdict = judge(&record, &[metric("gpu.memory.size")], table);
+        let finding = verdict.findings.iter().max_by_key(|finding| finding.status);
+        finding.map(|finding| (finding.status, finding.fault.clone()))
+    };
+    let model = Some("gpu.model".into());
+    assert_eq!(size(81_559), Some((Status::Pass, None)));
+    assert_eq!(size(40_960), Some((Status::Fail, model)));
+}

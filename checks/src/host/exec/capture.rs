@@ -10,8 +10,9 @@ use super::redact;
 /// How much of the beginning and of the end of an output is kept.
 pub(super) const KEPT_BYTES: usize = 256 << 10;
 
-/// How much of the beginning and of the end of an output stands in a result as evidence.
-pub(super) const QUOTED_BYTES: usize = 8 << 10;
+/// How much of the beginning and of the end of an output stands in a result as evidence: the longest real one, DCGM's
+/// diagnostic of level 4 on eight GPUs, has about 20 KiB.
+pub(super) const QUOTED_BYTES: usize = 32 << 10;
 
 /// What came out of a pipe: all that was written is counted and digested, the beginning and the end are kept.
 #[derive(Clone, Debug, Default)]
