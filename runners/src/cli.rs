@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::export;
+use crate::status::Condition;
+
 /// Deep health check for AI clusters: measures a node, judges it by its instance type's thresholds, and says what to do.
 #[derive(Debug, Parser)]
 #[command(
@@ -63,6 +66,32 @@ pub enum Command {
     Verify {
         /// The folder of a run.
         run: PathBuf,
+    },
+    /// Write a result in the format of another tool.
+    Export {
+        /// The format.
+        format: export::Format,
+        /// A result, a journal, or the folder of a run.
+        result: PathBuf,
+        /// The file to write, whole or not at all (hyperpod: to add lines to); standard output if left out.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Say what the last results on this node say, without running anything.
+    Status {
+        /// Answer as a plugin of node-problem-detector on this condition: a line of at most 80 bytes, and exit status 0 no
+        /// problem, 1 problem, 2 unknown.
+        #[arg(long, value_name = "CONDITION", value_enum)]
+        npd: Option<Condition>,
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t, conflicts_with = "npd")]
+        format: Format,
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineArgs,
+        /// Read the results in this process (what `status` starts, so that a disk that hangs does not hang it).
+        #[arg(long, hide = true)]
+        unguarded: bool,
     },
     /// Say, do and undo what verdicts ask for.
     Recover {
@@ -142,6 +171,9 @@ pub struct RunArgs {
     /// Write a page for people to this file, self-contained HTML.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Write the result in the format of another tool as well (repeat for several): prometheus, junit, ctrf, hyperpod, html.
+    #[arg(long = "export", value_name = "FORMAT=FILE")]
+    pub exports: Vec<export::Target>,
     /// The deadline of each check, such as `5s` or `90m`; each has its own if left out.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub deadline: Option<Duration>,

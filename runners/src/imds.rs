@@ -1,4 +1,4 @@
-//! The instance type and id from EC2's instance metadata service, asked only when the user says so.
+//! The instance type, id and region from EC2's instance metadata service, asked only when the user says so.
 //!
 //! IMDSv2: a token by `PUT /latest/api/token`, then `GET /latest/meta-data/…` with it (AWS, "Use the Instance Metadata
 //! Service"). The address is link-local and answers at once or never, hence the short limits.
@@ -32,6 +32,9 @@ pub fn ask(identity: &mut Identity) {
     }
     if identity.instance_id.is_none() {
         identity.instance_id = get("instance-id");
+    }
+    if identity.region.is_none() {
+        identity.region = get("placement/region");
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod cluster;
 pub mod explain;
+pub mod export;
 pub mod imds;
 pub mod journal;
 pub mod live;
@@ -12,6 +13,7 @@ pub mod plan;
 pub mod recover;
 pub mod render;
 pub mod run;
+pub mod status;
 pub mod store;
 pub mod supervise;
 pub mod tables;
@@ -37,6 +39,18 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The answer that a process of dhc ended with.
+    pub fn of_code(code: i32) -> Exit {
+        match code {
+            0 => Exit::Pass,
+            1 => Exit::Warn,
+            2 => Exit::Fail,
+            3 => Exit::Unknown,
+            64 => Exit::Usage,
+            _ => Exit::Error,
+        }
+    }
+
     /// The answer for a whole report: an early end never answers better than *unknown*.
     pub fn of(report: &Report) -> Exit {
         let exit = match report.status {

@@ -33,6 +33,7 @@ impl Machine {
             instance_id: dmi("board_asset_tag").filter(|tag| tag.starts_with("i-")),
             instance_type,
             instance_type_from,
+            region: region(environment),
             boot_id: word("/proc/sys/kernel/random/boot_id"),
             hardware_serial: dmi("product_serial").or_else(|| dmi("product_uuid")),
             kernel: word("/proc/sys/kernel/osrelease"),
@@ -76,6 +77,13 @@ fn instance_type(
         ),
         None => (None, None),
     }
+}
+
+/// The region, from the variables that AWS's own tools go by.
+fn region(environment: &BTreeMap<String, String>) -> Option<String> {
+    let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(|name| environment.get(name));
+    let mut named = named.into_iter().flatten();
+    named.find(|name| !name.is_empty()).cloned()
 }
 
 /// A host name that can stand anywhere: what a name may not hold is replaced.

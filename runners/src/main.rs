@@ -23,6 +23,7 @@ use dhc_runners::cli::{
     Cli, Command, Document, Format, HistoryArgs, Level, MachineArgs, RecoverCommand, RecoveryArgs,
     RunArgs, ThresholdsCommand,
 };
+use dhc_runners::export::{self, Target};
 use dhc_runners::journal::Journal;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
@@ -30,6 +31,7 @@ use dhc_runners::plan::{self, Selection};
 use dhc_runners::recover::{self, History, Mode, Plan, Policy, Slurm};
 use dhc_runners::render::{self, Paper, html, recovery};
 use dhc_runners::run::{self, Orders};
+use dhc_runners::status::{self, Condition};
 use dhc_runners::store::{self, Store, StoreError};
 use dhc_runners::{Exit, cluster, explain, imds, journal, live, supervise, tables};
 use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile};
@@ -101,6 +103,23 @@ fn act(command: Command) -> Result<Exit, Failure> {
             }
             judge(&stored, thresholds.as_deref(), format)
         }
+        Command::Export { format, result, to } => {
+            let report = stored(&result)?;
+            match to {
+                Some(file) => export::write(&report, &Target { format, file })?,
+                None => drop(print_document(&export::text(format, &report)?)?),
+            }
+            Ok(Exit::Pass)
+        }
+        Command::Status {
+            npd,
+            format,
+            machine,
+            unguarded,
+        } => match unguarded {
+            false => guarded_status(npd),
+            true => last_results(npd, format, &machine),
+        },
         Command::Recover { command } => recover(command),
         Command::History {
             node,
@@ -298,13 +317,28 @@ impl Keeper {
         if args.format == Format::Table {
             eprintln!("result: {}", folder.path().join(store::RESULT).display());
         }
+        // One that fails does not keep the others from being written.
+        let exported = args.exports.iter().map(|target| {
+            export::write(report, target).inspect_err(|error| {
+                eprintln!("dhc: {}", render::printable(&chain(error)));
+            })
+        });
+        let failed = exported.filter(Result::is_err).count();
         if let Some(file) = &args.report {
             store::write_file(file, html::page(report).as_bytes())?;
         }
         if let Some(out) = &args.out {
             deposit(&std::env::current_exe()?, folder.path(), out)?;
         }
-        Ok(())
+        match failed {
+            0 => Ok(()),
+            _ => Err(format!(
+                "{failed} of {} exports could not be written; the result is kept in `{}`, `dhc export` writes them again",
+                args.exports.len(),
+                folder.path().display()
+            )
+            .into()),
+        }
     }
 }
 
@@ -411,23 +445,19 @@ fn deposit(program: &Path, folder: &Path, out: &Path) -> Result<(), Failure> {
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .spawn()?;
-    let begun = Instant::now();
     let kept = || format!("the result is kept in `{}`", folder.display());
-    while begun.elapsed() < store::COPY_LIMIT {
-        match child.try_wait()? {
-            Some(status) if status.success() => return Ok(()),
-            Some(_) => {
-                return Err(format!(
-                    "the result could not be copied to `{}`; {}",
-                    out.display(),
-                    kept()
-                )
-                .into());
-            }
-            None => std::thread::sleep(Duration::from_millis(5)),
+    match ended_within(&mut child, store::COPY_LIMIT)? {
+        Some(status) if status.success() => return Ok(()),
+        Some(_) => {
+            return Err(format!(
+                "the result could not be copied to `{}`; {}",
+                out.display(),
+                kept()
+            )
+            .into());
         }
+        None => {}
     }
-    drop(child.kill());
     let limit = store::COPY_LIMIT.as_secs();
     Err(format!(
         "`{}` did not take the result within {limit} s; {}",
@@ -435,6 +465,103 @@ fn deposit(program: &Path, folder: &Path, out: &Path) -> Result<(), Failure> {
         kept()
     )
     .into())
+}
+
+/// How a process ended within a time; one that did not is killed and left behind, since a dead file system may hold it.
+fn ended_within(
+    child: &mut std::process::Child,
+    limit: Duration,
+) -> std::io::Result<Option<std::process::ExitStatus>> {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(child.kill());
+    Ok(None)
+}
+
+/// `dhc status` in another process, since the disk that results are on may hang for ever.
+fn guarded_status(npd: Option<Condition>) -> Result<Exit, Failure> {
+    let mut child = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .arg("--unguarded")
+        .stdin(std::process::Stdio::null())
+        // Whoever called waits for the end of what it is told; a process that is held must not hold its end open.
+        .stdout(match npd {
+            Some(_) => std::process::Stdio::piped(),
+            None => std::process::Stdio::inherit(),
+        })
+        .spawn()?;
+    let ended = ended_within(&mut child, status::LIMIT)?;
+    let Some(mut said) = child.stdout.take() else {
+        return match ended.and_then(|status| status.code()) {
+            Some(code) => Ok(Exit::of_code(code)),
+            None => Err(status::too_late().into()),
+        };
+    };
+    let mut text = String::new();
+    let answer = match ended.and_then(|status| status.code()) {
+        Some(code @ 0..=2) => {
+            said.read_to_string(&mut text)?;
+            return print(&text).map(|_| Exit::of_code(code));
+        }
+        Some(_) => status::Answer::unknown("dhc could not read the last results; run `dhc status`"),
+        None => status::Answer::unknown(status::too_late()),
+    };
+    print(&answer.line())?;
+    Ok(answer.exit())
+}
+
+/// What the last results on this node say.
+fn last_results(
+    npd: Option<Condition>,
+    format: Format,
+    machine: &MachineArgs,
+) -> Result<Exit, Failure> {
+    let environment = environment();
+    let here = Machine::look(&host(machine, &environment), &environment);
+    let here = status::Here {
+        name: here.name,
+        boot_id: here.identity.boot_id,
+        now: jiff::Timestamp::now(),
+    };
+    let state = state(machine, &environment)?;
+    let mut results = Store::results(&state)?.into_iter().filter_map(|path| {
+        let unread = |why: String| format!("cannot read `{}`: {why}", path.display());
+        match store::read_file(&path) {
+            // A run that is under way, or was killed, has left no result.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(Err(unread(error.to_string()))),
+            Ok(text) => Some(Report::parse(&text).map_err(|error| unread(chain(&error)))),
+        }
+    });
+    if let Some(condition) = npd {
+        let answer = condition.answer(results, &here);
+        print(&answer.line())?;
+        return Ok(answer.exit());
+    }
+    let Some(report) = results.next() else {
+        return Err(format!(
+            "there is no result in `{}` yet; `dhc run` leaves one",
+            state.display()
+        )
+        .into());
+    };
+    let report = report?;
+    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
+    match here.refuses(&report) {
+        Some(why) => {
+            eprintln!("dhc: {why}; run the checks again before acting on it");
+            Ok(Exit::Unknown)
+        }
+        None => {
+            eprintln!("dhc: {}", here.age(&report));
+            Ok(Exit::of(&report))
+        }
+    }
 }
 
 fn judge(stored: &Report, thresholds: Option<&Path>, format: Format) -> Result<Exit, Failure> {

@@ -31,6 +31,11 @@ pub const MANIFEST: &str = "SHA256SUMS";
 const RESERVED_BYTES: u64 = 4 << 20;
 const RESERVE: &str = ".reserve";
 
+/// Who may read what is written: the store is for its owner alone; what the user asked for elsewhere (a textfile that another
+/// user's exporter reads, a log) is for all, less the umask.
+const FOR_OWNER: u32 = 0o600;
+const FOR_ALL: u32 = 0o644;
+
 /// The largest file of a run that is read back.
 const READ_MAX: u64 = 256 << 20;
 
@@ -141,6 +146,27 @@ impl Store {
         let folder = RunFolder { path };
         folder.reserve()?;
         Ok(folder)
+    }
+
+    /// The results that are kept in a directory, newest first: the names of runs are in the order of time. Takes no lock, so
+    /// that a run may be under way.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub fn results(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+        let runs = root.join("runs");
+        let entries = match std::fs::read_dir(&runs) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error("read", &runs)(error)),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            all.push(entry.map_err(io_error("read", &runs))?.path().join(RESULT));
+        }
+        all.sort_unstable();
+        all.reverse();
+        Ok(all)
     }
 
     /// Where checks keep readings from one run to the next.
@@ -262,19 +288,57 @@ pub fn copy(folder: &Path, out: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes a file that the user asked for, whole or not at all.
+/// Writes a file that the user asked for, whole or not at all; others may read it as far as the umask lets them.
 ///
 /// # Errors
-/// When the folder is not there or refuses.
+/// When the folder is not there or refuses, or the path is something else than a file.
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let name = plain_file(path)?;
+    write_whole_as(folder_of(path), &name, content, FOR_ALL)
+}
+
+/// Appends lines to a log, each with one write, so that those of several writers do not mix; a link is not followed.
+///
+/// # Errors
+/// When the folder is not there or refuses, or the path is something else than a file.
+pub fn append_lines<'a>(
+    path: &Path,
+    lines: impl IntoIterator<Item = &'a str>,
+) -> Result<(), StoreError> {
+    plain_file(path)?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(FOR_ALL)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .map_err(io_error("open", path))?;
+    for line in lines {
+        file.write_all(format!("{line}\n").as_bytes())
+            .map_err(io_error("append to", path))?;
+    }
+    file.sync_all().map_err(io_error("append to", path))
+}
+
+/// The name of a file that is there as a plain file or not at all: neither a link nor a device is replaced by a result.
+fn plain_file(path: &Path) -> Result<std::ffi::OsString, StoreError> {
+    let refused = |why: &str| io_error("write", path)(io::Error::other(why.to_owned()));
     let name = path
         .file_name()
-        .and_then(std::ffi::OsStr::to_str)
-        .unwrap_or("report.html");
-    write_whole(folder.unwrap_or(Path::new(".")), name, content)
+        .ok_or_else(|| refused("it names no file"))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => {
+            Err(refused("it is a symbolic link; name the file itself"))
+        }
+        Ok(there) if !there.is_file() => Err(refused("it is not a regular file")),
+        _ => Ok(name.to_owned()),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Reads a file that dhc wrote, following no link.
@@ -305,9 +369,21 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Writes a file under another name, makes it durable, and only then gives it its own name.
 fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
-    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    write_whole_as(folder, name.as_ref(), content, FOR_OWNER)
+}
+
+fn write_whole_as(
+    folder: &Path,
+    name: &std::ffi::OsStr,
+    content: &[u8],
+    mode: u32,
+) -> Result<(), StoreError> {
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    let temporary = folder.join(hidden);
     let path = folder.join(name);
-    let written = create_new(&temporary).and_then(|mut file| {
+    let written = create_new_as(&temporary, mode).and_then(|mut file| {
         file.write_all(content).map_err(io_error("write", &path))?;
         file.sync_all().map_err(io_error("write", &path))?;
         std::fs::rename(&temporary, &path).map_err(io_error("write", &path))?;
@@ -323,10 +399,14 @@ fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), StoreErr
 }
 
 fn create_new(path: &Path) -> Result<File, StoreError> {
+    create_new_as(path, FOR_OWNER)
+}
+
+fn create_new_as(path: &Path, mode: u32) -> Result<File, StoreError> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(mode)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(io_error("make", path))

@@ -106,6 +106,9 @@ pub struct Identity {
     /// How the instance type was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_type_from: Option<String>,
+    /// The cloud's region that the node is in, if the environment or the cloud tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     /// The kernel's id of this boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,

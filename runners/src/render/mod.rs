@@ -127,7 +127,7 @@ fn time(check: &CheckReport) -> String {
 }
 
 /// One line on a check: why it was left out, the gravest finding, or how much was judged.
-fn summary(check: &CheckReport) -> String {
+pub(crate) fn summary(check: &CheckReport) -> String {
     one_line(&found(check))
 }
 
@@ -161,7 +161,8 @@ fn found(check: &CheckReport) -> String {
     }
 }
 
-fn line(finding: &Finding) -> String {
+/// One line on a finding.
+pub(crate) fn line(finding: &Finding) -> String {
     let text = match &finding.value {
         Some(value) if finding.bound.is_none() => {
             format!(

@@ -1,0 +1,352 @@
+//! Metrics for Prometheus, in the text format that the node exporter's textfile collector reads ("Exposition formats" of
+//! Prometheus' documentation, version 0.0.4).
+//!
+//! Units are base units: seconds, bytes a second, ratios. A status is a set of states, one of which is 1. Labels come from
+//! closed sets and from the hardware; neither run ids nor messages are among them, nor are time stamps on samples, which
+//! the collector refuses. Every sample names the level, so that the pages of a node's own result and of a cluster's can lie
+//! side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use dhc_checks::catalog::cluster_node;
+use dhc_thresholds::{
+    Action, At, CheckReport, Ending, Finding, Measurement, NodeReport, Report, SearchReport, Status,
+    Unit,
+};
+use jiff::Timestamp;
+
+use super::Times;
+
+const LAST_SUCCESS: &str = "dhc_last_success_timestamp_seconds";
+
+/// Names and values of labels, in the order in which they are written.
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+/// The page. `before` is the page that it takes the place of: what it says of the last success of a node that does not pass
+/// now is kept.
+pub(super) fn page(report: &Report, times: Times, before: Option<&str>) -> String {
+    let mut page = Page::default();
+    of_run(&mut page, report, times);
+    for node in &report.nodes {
+        of_node(&mut page, report, node);
+        if node.status <= Status::Warn && report.complete {
+            let labels = node_labels(report, node);
+            page.last_success(&labels, seconds(times.ended));
+        } else if let Some(last) = before.and_then(|before| success_before(before, report, node)) {
+            page.last_success(&node_labels(report, node), last);
+        }
+        let labels = node_labels(report, node);
+        let about = "When the last run ended, whatever came out.";
+        page.gauge("dhc_last_run_timestamp_seconds", about, &labels, seconds(times.ended));
+    }
+    if let Some(cluster) = &report.cluster {
+        for check in &cluster.checks {
+            of_check(&mut page, &vec![("level", report.run.level.as_str())], check);
+        }
+        for search in &cluster.searches {
+            of_search(&mut page, report, search);
+        }
+    }
+    page.text()
+}
+
+fn of_run(page: &mut Page, report: &Report, times: Times) {
+    let level = || vec![("level", report.run.level.as_str())];
+    let mut built = level();
+    built.push(("version", env!("CARGO_PKG_VERSION")));
+    page.gauge("dhc_build_info", "The dhc that wrote this page.", &built, 1.0);
+    let about = "Whether everything that was planned has run to its end.";
+    page.gauge("dhc_run_complete", about, &level(), flag(report.complete));
+    let about = "How long the run took.";
+    let duration = report.run.duration_ms as f64 / 1e3;
+    page.gauge("dhc_run_duration_seconds", about, &level(), duration);
+    let about = "Until when recovery tooling may act on the result.";
+    let expires = seconds(times.expires);
+    page.gauge("dhc_run_expires_timestamp_seconds", about, &level(), expires);
+    let about = "The greatest status of all nodes, and of the nodes together.";
+    page.states("dhc_run_status", about, &level(), report.status);
+}
+
+fn of_node(page: &mut Page, report: &Report, node: &NodeReport) {
+    let labels = node_labels(report, node);
+    let identity = &node.identity;
+    let mut info = labels.clone();
+    info.push(("instance_type", identity.instance_type.as_deref().unwrap_or("")));
+    info.push(("region", identity.region.as_deref().unwrap_or("")));
+    info.push(("table", &report.judged_by.instance_type));
+    page.gauge("dhc_node_info", "Who the node is, and by which table it is judged.", &info, 1.0);
+    let about = "The greatest status of the node's checks.";
+    page.states("dhc_node_status", about, &labels, node.status);
+    for check in &node.checks {
+        of_check(page, &labels, check);
+    }
+    for fault in &node.faults {
+        let mut labels = labels.clone();
+        labels.push(("device", fault.finding.subject.device()));
+        labels.push(("fault_class", &fault.class));
+        let about = "Findings of a fault class on a device that warn or fail.";
+        page.add("dhc_device_faults", about, &labels, 1.0);
+        if fault.action != Action::None {
+            labels.push(("action", fault.action.word()));
+            let about = "What should be done about a fault; advice, never an order.";
+            page.gauge("dhc_recommended_action_info", about, &labels, 1.0);
+        }
+    }
+}
+
+fn of_check(page: &mut Page, owner: &Labels<'_>, check: &CheckReport) {
+    let mut labels = owner.clone();
+    labels.push(("check", &check.check));
+    page.states("dhc_check_status", "What is known after the check.", &labels, check.status);
+    if !matches!(check.record.ending, Ending::Skipped { .. }) {
+        let duration = check.record.duration_ms as f64 / 1e3;
+        page.gauge("dhc_check_duration_seconds", "How long the check ran.", &labels, duration);
+    }
+    for measured in &check.record.measurements {
+        if measured.metric == cluster_node::PROBABILITY.name
+            && let Some(percent) = measured.value.number()
+        {
+            let about = "How likely the node is to be the cause of the failed groups it was in.";
+            page.gauge("dhc_node_fault_probability", about, owner, percent / 100.0);
+        }
+        busbw(page, &labels, measured);
+    }
+    let mut margins: BTreeMap<&str, f64> = BTreeMap::new();
+    for finding in &check.findings {
+        figure(page, &labels, finding);
+        if let Some(margin) = margin(finding) {
+            let least = margins.entry(&finding.metric).or_insert(margin);
+            *least = least.min(margin);
+        }
+    }
+    for (metric, least) in margins {
+        let mut labels = labels.clone();
+        labels.push(("metric", metric));
+        let about = "How far the worst value of a metric is on the good side of its bound, as a share of the bound; \
+                     negative beyond it.";
+        page.gauge("dhc_check_margin_ratio", about, &labels, least);
+    }
+}
+
+/// The bus bandwidth of a collective at one message size.
+fn busbw(page: &mut Page, labels: &Labels<'_>, measured: &Measurement) {
+    let (true, Some(bytes), Some((_, value))) = (
+        measured.metric.ends_with(".busbw"),
+        measured.at.bytes,
+        measured.value.number().and_then(|value| base(measured.unit, value)),
+    ) else {
+        return;
+    };
+    let bytes = bytes.to_string();
+    let mut labels = labels.clone();
+    labels.push(("message_bytes", &bytes));
+    let about = "Bus bandwidth of an all-reduce by message size.";
+    page.gauge("dhc_allreduce_busbw_bytes_per_second", about, &labels, value);
+}
+
+/// A bandwidth or time that was judged or should have been, and the bound that it was held against.
+fn figure(page: &mut Page, labels: &Labels<'_>, finding: &Finding) {
+    let Some((quantity, value)) = finding
+        .value
+        .as_ref()
+        .and_then(|value| base(finding.unit, value.number()?))
+    else {
+        return;
+    };
+    let At {
+        bytes, provider, ..
+    } = &finding.at;
+    let bytes = bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
+    let mut labels = labels.clone();
+    labels.push(("metric", &finding.metric));
+    labels.push(("message_bytes", &bytes));
+    labels.push(("provider", provider.as_deref().unwrap_or("")));
+    let mut of_subject = labels.clone();
+    of_subject.push(("device", &finding.subject.name));
+    let (name, about, bound_name) = match quantity {
+        Quantity::Bandwidth => (
+            "dhc_check_bandwidth_bytes_per_second",
+            "A bandwidth that a check measured.",
+            "dhc_check_threshold_bytes_per_second",
+        ),
+        Quantity::Time => (
+            "dhc_check_latency_seconds",
+            "A time that a check measured.",
+            "dhc_check_threshold_seconds",
+        ),
+    };
+    page.gauge(name, about, &of_subject, value);
+    let bound = finding.bound.as_ref();
+    let Some((bound, (_, value))) =
+        bound.and_then(|bound| Some((bound, base(finding.unit, bound.value.number()?)?)))
+    else {
+        return;
+    };
+    labels.push(("rule", &bound.rule));
+    page.gauge(bound_name, "The bound that decided.", &labels, value);
+}
+
+/// The margin, where it is one: a share of a bound that is not zero, of a value that may be more or less than it.
+fn margin(finding: &Finding) -> Option<f64> {
+    let bound = finding.bound.as_ref()?;
+    let shares = ["fail_below", "fail_above", "warn_below", "warn_above"];
+    let is_share = shares.contains(&bound.rule.as_str()) && bound.value.number()? != 0.0;
+    finding.margin.filter(|_| is_share)
+}
+
+fn of_search(page: &mut Page, report: &Report, search: &SearchReport) {
+    let labels = vec![
+        ("level", report.run.level.as_str()),
+        ("check", &search.check),
+    ];
+    let about = "Waves of groups until it was known who is to blame.";
+    page.gauge("dhc_localise_waves", about, &labels, search.waves.len() as f64);
+    for group in search.waves.iter().flat_map(|wave| &wave.groups) {
+        let mut labels = labels.clone();
+        labels.push(("outcome", &group.outcome));
+        page.add("dhc_localise_groups", "Groups that were measured.", &labels, 1.0);
+    }
+    let mut labels = labels;
+    labels.push(("conclusion", &search.conclusion));
+    let about = "What the search came to.";
+    page.gauge("dhc_localise_conclusion_info", about, &labels, 1.0);
+}
+
+fn node_labels<'a>(report: &'a Report, node: &'a NodeReport) -> Labels<'a> {
+    vec![
+        ("level", report.run.level.as_str()),
+        ("node", node.name.as_str()),
+        ("instance_id", node.identity.instance_id.as_deref().unwrap_or("")),
+    ]
+}
+
+/// What a page says of the last success of a node.
+fn success_before(page: &str, report: &Report, node: &NodeReport) -> Option<f64> {
+    let sample = format!("{LAST_SUCCESS}{}", written(&node_labels(report, node)));
+    let line = page.lines().find_map(|line| line.strip_prefix(&sample))?;
+    let seconds: f64 = line.trim().parse().ok()?;
+    (seconds.is_finite() && seconds > 0.0).then_some(seconds)
+}
+
+/// What a unit measures, as far as it is exported.
+enum Quantity {
+    Bandwidth,
+    Time,
+}
+
+/// A value in the base unit of what it measures.
+fn base(unit: Unit, value: f64) -> Option<(Quantity, f64)> {
+    match unit {
+        Unit::GigabytesPerSecond => Some((Quantity::Bandwidth, value * 1e9)),
+        Unit::GigabitsPerSecond => Some((Quantity::Bandwidth, value * 1e9 / 8.0)),
+        Unit::Microseconds => Some((Quantity::Time, value / 1e6)),
+        Unit::Seconds => Some((Quantity::Time, value)),
+        Unit::Count
+        | Unit::GigatransfersPerSecond
+        | Unit::Lanes
+        | Unit::Bytes
+        | Unit::Mebibytes
+        | Unit::Percent
+        | Unit::Celsius
+        | Unit::Watts
+        | Unit::Megahertz
+        | Unit::State => None,
+    }
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1e3
+}
+
+fn flag(yes: bool) -> f64 {
+    if yes { 1.0 } else { 0.0 }
+}
+
+/// Families of samples by name, each sample once: the collector refuses a page in which one stands twice.
+#[derive(Default)]
+struct Page {
+    families: BTreeMap<&'static str, Family>,
+}
+
+struct Family {
+    about: &'static str,
+    samples: BTreeMap<String, f64>,
+}
+
+impl Page {
+    fn family(&mut self, name: &'static str, about: &'static str) -> &mut Family {
+        self.families.entry(name).or_insert_with(|| Family {
+            about,
+            samples: BTreeMap::new(),
+        })
+    }
+
+    fn gauge(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>, value: f64) {
+        let family = self.family(name, about);
+        family.samples.insert(written(labels), value);
+    }
+
+    /// Adds to a sample.
+    fn add(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>, value: f64) {
+        let family = self.family(name, about);
+        *family.samples.entry(written(labels)).or_default() += value;
+    }
+
+    /// A sample for each status: 1 for the one that holds, else 0.
+    fn states(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>, is: Status) {
+        for status in Status::ALL {
+            let mut labels = labels.clone();
+            labels.push(("status", status.word()));
+            self.gauge(name, about, &labels, flag(*status == is));
+        }
+    }
+
+    fn last_success(&mut self, labels: &Labels<'_>, when: f64) {
+        let about = "When the last run ended that was complete and in which the node passed or was merely warned of.";
+        self.gauge(LAST_SUCCESS, about, labels, when);
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, family) in &self.families {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# HELP {name} {}", family.about);
+            let _ = writeln!(text, "# TYPE {name} gauge");
+            for (labels, value) in &family.samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        }
+        text
+    }
+}
+
+/// Labels as they stand behind a name.
+fn written(labels: &Labels<'_>) -> String {
+    let mut seen = BTreeSet::new();
+    let mut text = String::from("{");
+    for (name, value) in labels {
+        debug_assert!(seen.insert(name), "the label `{name}` stands twice");
+        if text.len() > 1 {
+            text.push(',');
+        }
+        let _ = write!(text, "{name}=\"{}\"", escaped(value));
+    }
+    text.push('}');
+    text
+}
+
+/// The value of a label between its quotes. Control characters are legal there and serve nobody.
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for c in value.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            c if c.is_control() => text.push('\u{fffd}'),
+            c => text.push(c),
+        }
+    }
+    text
+}
