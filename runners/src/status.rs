@@ -116,7 +116,9 @@ impl Here {
             None => return Some("the last result does not say until when it holds".to_owned()),
         }
         let boot = |node: &NodeReport| node.identity.boot_id.clone();
-        let other = self.node(report).is_some_and(|node| boot(node) != self.boot_id);
+        let other = self
+            .node(report)
+            .is_some_and(|node| boot(node) != self.boot_id);
         other.then(|| "the last result is from before this boot".to_owned())
     }
 
@@ -154,12 +156,14 @@ impl Condition {
                 unknown = why;
                 break;
             }
-            unknown = "no run that still holds looked at this; run dhc without leaving it out".to_owned();
+            unknown =
+                "no run that still holds looked at this; run dhc without leaving it out".to_owned();
             absent = absent.or_else(|| self.absent(&report));
             let node = here.node(&report);
             for check in node.iter().flat_map(|node| &node.checks) {
                 if check.status != Status::Skip {
-                    last.entry(check.check.clone()).or_insert_with(|| check.clone());
+                    last.entry(check.check.clone())
+                        .or_insert_with(|| check.clone());
                 }
             }
         }
@@ -255,5 +259,8 @@ fn problem(problems: &[&Finding]) -> Option<Answer> {
     };
     let class = gravest.fault.as_deref().unwrap_or("out of bounds");
     let (subject, action) = (&gravest.subject, gravest.action);
-    Some(Answer::new(1, format!("{subject}: {class}, {action}{more}")))
+    Some(Answer::new(
+        1,
+        format!("{subject}: {class}, {action}{more}"),
+    ))
 }

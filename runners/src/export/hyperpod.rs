@@ -7,7 +7,8 @@
 //! the remedy, it is the one that dhc suggests.
 
 use dhc_thresholds::{
-    Action, CheckReport, Ending, FaultReport, GroupReport, NodeReport, Report, SearchReport, Status,
+    Action, CheckReport, Ending, FaultReport, GroupReport, NodeReport, Report, SearchReport,
+    Status, Value,
 };
 use serde::Serialize;
 
@@ -59,8 +60,18 @@ pub(super) fn lines(report: &Report, times: Times) -> Vec<String> {
     let ts = times.ended.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let together = report.cluster.is_some();
     let lines = Lines { report, ts: &ts };
-    let said = if together { lines.cluster() } else { lines.instances() };
-    let written = |line: &Line<'_>| if together { as_json(line) } else { as_text(line) };
+    let said = if together {
+        lines.cluster()
+    } else {
+        lines.instances()
+    };
+    let written = |line: &Line<'_>| {
+        if together {
+            as_json(line)
+        } else {
+            as_text(line)
+        }
+    };
     said.iter().map(written).collect()
 }
 
@@ -118,13 +129,20 @@ impl<'a> Lines<'a> {
         let mut lines = Vec::new();
         for node in &self.report.nodes {
             let error = |fault: &FaultReport| {
-                let slow = searches.iter().find_map(|search| too_slow(search, Some(&node.name)));
+                let slow = searches
+                    .iter()
+                    .find_map(|search| too_slow(search, Some(&node.name)));
                 let slow = slow.filter(|_| fault.class == "cluster.node.slow");
                 slow.unwrap_or_else(|| fault.finding.message.clone())
             };
             lines.extend(self.verdict(node, error));
         }
-        for check in self.report.cluster.iter().flat_map(|cluster| &cluster.checks) {
+        for check in self
+            .report
+            .cluster
+            .iter()
+            .flat_map(|cluster| &cluster.checks)
+        {
             let search = searches.iter().find(|search| search.check == check.check);
             let (level, msg) = together(check, search.copied());
             lines.push(Line {
@@ -148,7 +166,10 @@ impl<'a> Lines<'a> {
             Action::Reboot | Action::Reset => "Reboot",
             Action::None | Action::Retry | Action::Investigate => return None,
         };
-        let gravest = node.faults.iter().find(|fault| fault.action == node.action)?;
+        let gravest = node
+            .faults
+            .iter()
+            .find(|fault| fault.action == node.action)?;
         let table = self.report.judged_by.instance_type.as_str();
         let msg = format!(
             "Encountered FaultyInstance. {remedy} the Instance. Region: {}, InstanceType: {}. ERROR:{}",
@@ -188,7 +209,10 @@ fn messages(check: &CheckReport) -> Vec<(&'static str, String)> {
         DCGM => {
             // The check leaves HyperPod's summary as a note.
             let summary = notes.rfind(|note| note.starts_with(DCGM_SUMMARY)).cloned();
-            let mut said: Vec<_> = summary.map(|summary| (level, summary)).into_iter().collect();
+            let mut said: Vec<_> = summary
+                .map(|summary| (level, summary))
+                .into_iter()
+                .collect();
             if said.is_empty() || check.status > Status::Pass {
                 said.push((level, generic(check)));
             }
@@ -230,7 +254,11 @@ fn generic(check: &CheckReport) -> String {
         Status::Fail => "failure",
         Status::Skip | Status::Unknown | Status::Error => "could not be judged",
     };
-    format!("{} check {outcome}: {}", check.check, render::summary(check))
+    format!(
+        "{} check {outcome}: {}",
+        check.check,
+        render::summary(check)
+    )
 }
 
 /// What HyperPod calls the test behind a check.
@@ -245,17 +273,18 @@ fn test(check: &str) -> &'static str {
 /// HyperPod's words for the slowest group (with `node`, if one is named) that did not reach its bound.
 fn too_slow(search: &SearchReport, node: Option<&str>) -> Option<String> {
     let groups = search.waves.iter().flat_map(|wave| &wave.groups);
-    let with_node = |group: &&GroupReport| {
-        node.is_none_or(|node| group.nodes.iter().any(|name| name == node))
-    };
+    let with_node =
+        |group: &&GroupReport| node.is_none_or(|node| group.nodes.iter().any(|name| name == node));
     let (plateau, bound) = groups
         .filter(with_node)
         .filter_map(|group| Some((group.plateau_gb_per_s?, group.bound_gb_per_s?)))
         .filter(|(plateau, bound)| plateau < bound)
         .min_by(|(one, _), (other, _)| one.total_cmp(other))?;
     Some(format!(
-        "Bandwidth has less than threshold: Expected minimum threshold :{bound},{} Test output Bw: {plateau}",
-        test(&search.check)
+        "Bandwidth has less than threshold: Expected minimum threshold :{},{} Test output Bw: {}",
+        Value::Real(bound),
+        test(&search.check),
+        Value::Real(plateau)
     ))
 }
 
@@ -321,7 +350,12 @@ fn as_text(line: &Line<'_>) -> String {
             msg.push(c);
         }
     }
-    format!("{}\t{}\t{}", line.ts, line.level, cut(&msg, EVENT_MAX - BESIDE_MAX))
+    format!(
+        "{}\t{}\t{}",
+        line.ts,
+        line.level,
+        cut(&msg, EVENT_MAX - BESIDE_MAX)
+    )
 }
 
 fn cut(text: &str, bytes_max: usize) -> String {

@@ -63,7 +63,11 @@ fn properties(xml: &mut Xml, suite: &Suite<'_>, report: &Report) {
             ("dhc.instance_type", &identity.instance_type),
             ("dhc.boot_id", &identity.boot_id),
         ];
-        properties.extend(known.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))));
+        properties.extend(
+            known
+                .iter()
+                .filter_map(|(key, value)| Some((*key, value.as_deref()?))),
+        );
     }
     xml.open("properties", &[]);
     for (name, value) in properties {
@@ -93,7 +97,11 @@ fn of_case(xml: &mut Xml, suite: &Suite<'_>, case: &Case<'_>) {
         Status::Warn => xml.leaf(element, &[], &case.details()),
         Status::Unknown | Status::Error | Status::Fail => {
             let kind = case.fault().unwrap_or(case.status.word());
-            xml.leaf(element, &[("type", kind.to_owned()), message], &case.details());
+            xml.leaf(
+                element,
+                &[("type", kind.to_owned()), message],
+                &case.details(),
+            );
         }
     }
     xml.close("testcase");
@@ -160,9 +168,7 @@ fn element<'a>(name: &'a str, attributes: &[(&str, String)]) -> BytesStart<'a> {
 
 /// The text without the characters that no XML document may hold, however they are written (XML 1.0, `Char`).
 fn plain(text: &str) -> Cow<'_, str> {
-    let forbidden = |c: char| {
-        !matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
-    };
+    let forbidden = |c: char| !matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     if text.contains(forbidden) {
         return Cow::Owned(text.replace(forbidden, "\u{fffd}"));
     }

@@ -68,7 +68,9 @@ impl FromStr for Target {
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// A time in it is none.
-    #[error("the result says `{text}` where the {what} of the run should stand; is it a result of dhc?")]
+    #[error(
+        "the result says `{text}` where the {what} of the run should stand; is it a result of dhc?"
+    )]
     NotATime {
         /// Which time.
         what: &'static str,

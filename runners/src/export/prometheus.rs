@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 
 use dhc_checks::catalog::cluster_node;
 use dhc_thresholds::{
-    Action, At, CheckReport, Ending, Finding, Measurement, NodeReport, Report, SearchReport, Status,
-    Unit,
+    Action, At, CheckReport, Ending, Finding, Kind, Measurement, NodeReport, Report, SearchReport,
+    Status, Subject, Unit,
 };
 use jiff::Timestamp;
 
@@ -38,11 +38,20 @@ pub(super) fn page(report: &Report, times: Times, before: Option<&str>) -> Strin
         }
         let labels = node_labels(report, node);
         let about = "When the last run ended, whatever came out.";
-        page.gauge("dhc_last_run_timestamp_seconds", about, &labels, seconds(times.ended));
+        page.gauge(
+            "dhc_last_run_timestamp_seconds",
+            about,
+            &labels,
+            seconds(times.ended),
+        );
     }
     if let Some(cluster) = &report.cluster {
         for check in &cluster.checks {
-            of_check(&mut page, &vec![("level", report.run.level.as_str())], check);
+            of_check(
+                &mut page,
+                &vec![("level", report.run.level.as_str())],
+                check,
+            );
         }
         for search in &cluster.searches {
             of_search(&mut page, report, search);
@@ -55,7 +64,12 @@ fn of_run(page: &mut Page, report: &Report, times: Times) {
     let level = || vec![("level", report.run.level.as_str())];
     let mut built = level();
     built.push(("version", env!("CARGO_PKG_VERSION")));
-    page.gauge("dhc_build_info", "The dhc that wrote this page.", &built, 1.0);
+    page.gauge(
+        "dhc_build_info",
+        "The dhc that wrote this page.",
+        &built,
+        1.0,
+    );
     let about = "Whether everything that was planned has run to its end.";
     page.gauge("dhc_run_complete", about, &level(), flag(report.complete));
     let about = "How long the run took.";
@@ -63,7 +77,12 @@ fn of_run(page: &mut Page, report: &Report, times: Times) {
     page.gauge("dhc_run_duration_seconds", about, &level(), duration);
     let about = "Until when recovery tooling may act on the result.";
     let expires = seconds(times.expires);
-    page.gauge("dhc_run_expires_timestamp_seconds", about, &level(), expires);
+    page.gauge(
+        "dhc_run_expires_timestamp_seconds",
+        about,
+        &level(),
+        expires,
+    );
     let about = "The greatest status of all nodes, and of the nodes together.";
     page.states("dhc_run_status", about, &level(), report.status);
 }
@@ -72,10 +91,18 @@ fn of_node(page: &mut Page, report: &Report, node: &NodeReport) {
     let labels = node_labels(report, node);
     let identity = &node.identity;
     let mut info = labels.clone();
-    info.push(("instance_type", identity.instance_type.as_deref().unwrap_or("")));
+    info.push((
+        "instance_type",
+        identity.instance_type.as_deref().unwrap_or(""),
+    ));
     info.push(("region", identity.region.as_deref().unwrap_or("")));
     info.push(("table", &report.judged_by.instance_type));
-    page.gauge("dhc_node_info", "Who the node is, and by which table it is judged.", &info, 1.0);
+    page.gauge(
+        "dhc_node_info",
+        "Who the node is, and by which table it is judged.",
+        &info,
+        1.0,
+    );
     let about = "The greatest status of the node's checks.";
     page.states("dhc_node_status", about, &labels, node.status);
     for check in &node.checks {
@@ -83,9 +110,9 @@ fn of_node(page: &mut Page, report: &Report, node: &NodeReport) {
     }
     for fault in &node.faults {
         let mut labels = labels.clone();
-        labels.push(("device", fault.finding.subject.device()));
+        labels.push(("device", device(&fault.finding.subject)));
         labels.push(("fault_class", &fault.class));
-        let about = "Findings of a fault class on a device that warn or fail.";
+        let about = "Findings that are worse than a pass, by fault class and device.";
         page.add("dhc_device_faults", about, &labels, 1.0);
         if fault.action != Action::None {
             labels.push(("action", fault.action.word()));
@@ -98,10 +125,20 @@ fn of_node(page: &mut Page, report: &Report, node: &NodeReport) {
 fn of_check(page: &mut Page, owner: &Labels<'_>, check: &CheckReport) {
     let mut labels = owner.clone();
     labels.push(("check", &check.check));
-    page.states("dhc_check_status", "What is known after the check.", &labels, check.status);
+    page.states(
+        "dhc_check_status",
+        "What is known after the check.",
+        &labels,
+        check.status,
+    );
     if !matches!(check.record.ending, Ending::Skipped { .. }) {
         let duration = check.record.duration_ms as f64 / 1e3;
-        page.gauge("dhc_check_duration_seconds", "How long the check ran.", &labels, duration);
+        page.gauge(
+            "dhc_check_duration_seconds",
+            "How long the check ran.",
+            &labels,
+            duration,
+        );
     }
     for measured in &check.record.measurements {
         if measured.metric == cluster_node::PROBABILITY.name
@@ -134,7 +171,10 @@ fn busbw(page: &mut Page, labels: &Labels<'_>, measured: &Measurement) {
     let (true, Some(bytes), Some((_, value))) = (
         measured.metric.ends_with(".busbw"),
         measured.at.bytes,
-        measured.value.number().and_then(|value| base(measured.unit, value)),
+        measured
+            .value
+            .number()
+            .and_then(|value| base(measured.unit, value)),
     ) else {
         return;
     };
@@ -142,7 +182,12 @@ fn busbw(page: &mut Page, labels: &Labels<'_>, measured: &Measurement) {
     let mut labels = labels.clone();
     labels.push(("message_bytes", &bytes));
     let about = "Bus bandwidth of an all-reduce by message size.";
-    page.gauge("dhc_allreduce_busbw_bytes_per_second", about, &labels, value);
+    page.gauge(
+        "dhc_allreduce_busbw_bytes_per_second",
+        about,
+        &labels,
+        value,
+    );
 }
 
 /// A bandwidth or time that was judged or should have been, and the bound that it was held against.
@@ -163,7 +208,7 @@ fn figure(page: &mut Page, labels: &Labels<'_>, finding: &Finding) {
     labels.push(("message_bytes", &bytes));
     labels.push(("provider", provider.as_deref().unwrap_or("")));
     let mut of_subject = labels.clone();
-    of_subject.push(("device", &finding.subject.name));
+    of_subject.push(("device", device(&finding.subject)));
     let (name, about, bound_name) = match quantity {
         Quantity::Bandwidth => (
             "dhc_check_bandwidth_bytes_per_second",
@@ -187,6 +232,23 @@ fn figure(page: &mut Page, labels: &Labels<'_>, finding: &Finding) {
     page.gauge(bound_name, "The bound that decided.", &labels, value);
 }
 
+/// The device that a subject is or belongs to; whole nodes and groups of them are none, and their names know no bounds.
+fn device(subject: &Subject) -> &str {
+    match subject.kind {
+        Kind::Node | Kind::Group => "",
+        Kind::Gpu
+        | Kind::Nvlink
+        | Kind::Nic
+        | Kind::NeuronDevice
+        | Kind::NeuronCore
+        | Kind::Cpu
+        | Kind::Disk
+        | Kind::Pci
+        | Kind::Nvswitch
+        | Kind::Provider => subject.device(),
+    }
+}
+
 /// The margin, where it is one: a share of a bound that is not zero, of a value that may be more or less than it.
 fn margin(finding: &Finding) -> Option<f64> {
     let bound = finding.bound.as_ref()?;
@@ -201,11 +263,21 @@ fn of_search(page: &mut Page, report: &Report, search: &SearchReport) {
         ("check", &search.check),
     ];
     let about = "Waves of groups until it was known who is to blame.";
-    page.gauge("dhc_localise_waves", about, &labels, search.waves.len() as f64);
+    page.gauge(
+        "dhc_localise_waves",
+        about,
+        &labels,
+        search.waves.len() as f64,
+    );
     for group in search.waves.iter().flat_map(|wave| &wave.groups) {
         let mut labels = labels.clone();
         labels.push(("outcome", &group.outcome));
-        page.add("dhc_localise_groups", "Groups that were measured.", &labels, 1.0);
+        page.add(
+            "dhc_localise_groups",
+            "Groups that were measured.",
+            &labels,
+            1.0,
+        );
     }
     let mut labels = labels;
     labels.push(("conclusion", &search.conclusion));
@@ -217,7 +289,10 @@ fn node_labels<'a>(report: &'a Report, node: &'a NodeReport) -> Labels<'a> {
     vec![
         ("level", report.run.level.as_str()),
         ("node", node.name.as_str()),
-        ("instance_id", node.identity.instance_id.as_deref().unwrap_or("")),
+        (
+            "instance_id",
+            node.identity.instance_id.as_deref().unwrap_or(""),
+        ),
     ]
 }
 

@@ -10,6 +10,8 @@
     reason = "each test file uses its own part"
 )]
 
+pub(crate) mod gpu_cluster;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 

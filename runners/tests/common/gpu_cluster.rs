@@ -1,0 +1,56 @@
+//! Nodes of GPUs behind an `mpirun` that is a script: it says hello for roll calls, and prints a table of all_reduce_perf for
+//! everything else, a slow one where a slow node takes part.
+
+use std::process::Command;
+
+use dhc_fixtures::FakeNode;
+
+use super::{Dhc, Outcome, outcome};
+
+const SLOW: &str = include_str!("../../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
+
+/// A table whose large sizes are as fast as the floor of the type asks for.
+fn fast() -> String {
+    SLOW.replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
+        .replace("70.97    1.85    1.85", " 0.14  936.23  936.23")
+        .replace("402.11   41.72   41.72", " 33.55  500.07  500.07")
+        .replace("401.80   41.76   41.76", " 33.55  500.07  500.07")
+        .replace("9021.45  119.02  119.02", "2147.48  500.00  500.00")
+        .replace("9019.33  119.05  119.05", "2147.48  500.00  500.00")
+}
+
+/// The cluster level over eight nodes, `n1` to `n8`, of which `n5` is slow.
+pub(crate) struct EightNodes(pub(crate) Dhc);
+
+impl EightNodes {
+    pub(crate) fn up() -> EightNodes {
+        let script = format!(
+            "case \"$*\" in *roll_call*) \
+             echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}';;\n\
+             *n5*) cat <<'EOF'\n{SLOW}EOF\n;; *) cat <<'EOF'\n{}EOF\n;; esac",
+            fast()
+        );
+        EightNodes(Dhc::on(FakeNode::plain().tool("mpirun").runs(&script)))
+    }
+
+    /// `dhc run --level cluster --format json` with these arguments.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let worker = env!("CARGO_BIN_EXE_dhc");
+        let mut all = vec!["--level", "cluster", "--check", "nccl-allreduce"];
+        all.extend([
+            "--launcher",
+            "mpirun",
+            "--nodelist",
+            "n1,n2,n3,n4,n5,n6,n7,n8",
+        ]);
+        all.extend(["--worker", worker, "--instance-type", "BM.GPU.H100.8"]);
+        all.extend(["--set", "nccl-allreduce.gpus-per-node=1", "--seed", "1"]);
+        all.extend(["--format", "json"]);
+        all.extend(args);
+        self.0.command("run", &all)
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        outcome(self.command(args).output().unwrap())
+    }
+}
