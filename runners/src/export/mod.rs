@@ -7,7 +7,7 @@ mod cases;
 mod ctrf;
 mod hyperpod;
 mod junit;
-pub mod prometheus;
+mod prometheus;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -89,7 +89,7 @@ pub enum ExportError {
 pub fn text(format: Format, report: &Report) -> Result<String, ExportError> {
     let times = Times::of(&report.run)?;
     Ok(match format {
-        Format::Prometheus => prometheus::page(report, times, None),
+        Format::Prometheus => prometheus::page(report, times, None, None),
         Format::Junit => junit::document(report),
         Format::Ctrf => ctrf::document(report, times),
         Format::Hyperpod => hyperpod::lines(report, times)
@@ -115,7 +115,9 @@ pub fn write(report: &Report, target: &Target) -> Result<(), ExportError> {
             // The page before remembers when a node that does not pass now last did.
             let before = store::read_file(file).unwrap_or_default();
             let before = String::from_utf8_lossy(&before);
-            let page = prometheus::page(report, Times::of(&report.run)?, Some(&before));
+            let name = file.file_stem().map(|stem| stem.to_string_lossy());
+            let times = Times::of(&report.run)?;
+            let page = prometheus::page(report, times, name.as_deref(), Some(&before));
             store::write_file(file, page.as_bytes())?;
         }
         Format::Junit | Format::Ctrf | Format::Html => {

@@ -3,10 +3,10 @@
 //!
 //! Units are base units: seconds, bytes a second, ratios. A status is a set of states, one of which is 1. Labels come from
 //! closed sets and from the hardware; neither run ids nor messages are among them, nor are time stamps on samples, which
-//! the collector refuses. Every sample names the level, so that the pages of a node's own result and of a cluster's can lie
-//! side by side.
+//! the collector refuses. Every sample names the level and its page, so that the pages of a quick and of a long run, and that
+//! of a cluster, can lie side by side, and none takes back what another says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use dhc_checks::catalog::cluster_node;
@@ -23,72 +23,65 @@ const LAST_SUCCESS: &str = "dhc_last_success_timestamp_seconds";
 /// Names and values of labels, in the order in which they are written.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-/// The page. `before` is the page that it takes the place of: what it says of the last success of a node that does not pass
-/// now is kept.
-pub(super) fn page(report: &Report, times: Times, before: Option<&str>) -> String {
-    let mut page = Page::default();
+/// The page. `name` tells it from other pages that the same exporter reads. `before` is the page that it takes the place of:
+/// what it says of the last success of a node that does not pass now is kept.
+pub(super) fn page(
+    report: &Report,
+    times: Times,
+    name: Option<&str>,
+    before: Option<&str>,
+) -> String {
+    let mut common = vec![("level", report.run.level.as_str())];
+    common.extend(name.map(|name| ("page", name)));
+    let mut page = Page::new(&common);
     of_run(&mut page, report, times);
     for node in &report.nodes {
         of_node(&mut page, report, node);
-        if node.status <= Status::Warn && report.complete {
-            let labels = node_labels(report, node);
-            page.last_success(&labels, seconds(times.ended));
-        } else if let Some(last) = before.and_then(|before| success_before(before, report, node)) {
-            page.last_success(&node_labels(report, node), last);
-        }
-        let labels = node_labels(report, node);
+        let labels = node_labels(node);
         let about = "When the last run ended, whatever came out.";
-        page.gauge(
-            "dhc_last_run_timestamp_seconds",
-            about,
-            &labels,
-            seconds(times.ended),
-        );
+        let ended = seconds(times.ended);
+        page.gauge("dhc_last_run_timestamp_seconds", about, &labels, ended);
+        let succeeds = node.status <= Status::Warn && report.complete;
+        let kept = || before.and_then(|before| page.in_page(before, LAST_SUCCESS, &labels));
+        if let Some(last) = if succeeds { Some(ended) } else { kept() } {
+            let about = "When the last run ended that was complete and in which the node passed or was merely warned of.";
+            page.gauge(LAST_SUCCESS, about, &labels, last);
+        }
     }
     if let Some(cluster) = &report.cluster {
         for check in &cluster.checks {
-            of_check(
-                &mut page,
-                &vec![("level", report.run.level.as_str())],
-                check,
-            );
+            of_check(&mut page, &Labels::new(), check);
         }
         for search in &cluster.searches {
-            of_search(&mut page, report, search);
+            of_search(&mut page, search);
         }
     }
     page.text()
 }
 
 fn of_run(page: &mut Page, report: &Report, times: Times) {
-    let level = || vec![("level", report.run.level.as_str())];
-    let mut built = level();
-    built.push(("version", env!("CARGO_PKG_VERSION")));
+    let built = vec![("version", env!("CARGO_PKG_VERSION"))];
     page.gauge(
         "dhc_build_info",
         "The dhc that wrote this page.",
         &built,
         1.0,
     );
+    let none = Labels::new();
     let about = "Whether everything that was planned has run to its end.";
-    page.gauge("dhc_run_complete", about, &level(), flag(report.complete));
+    page.gauge("dhc_run_complete", about, &none, flag(report.complete));
     let about = "How long the run took.";
     let duration = report.run.duration_ms as f64 / 1e3;
-    page.gauge("dhc_run_duration_seconds", about, &level(), duration);
+    page.gauge("dhc_run_duration_seconds", about, &none, duration);
     let about = "Until when recovery tooling may act on the result.";
     let expires = seconds(times.expires);
-    page.gauge(
-        "dhc_run_expires_timestamp_seconds",
-        about,
-        &level(),
-        expires,
-    );
+    page.gauge("dhc_run_expires_timestamp_seconds", about, &none, expires);
     let about = "The greatest status of all nodes, and of the nodes together.";
-    page.states("dhc_run_status", about, &level(), report.status);
+    page.states("dhc_run_status", about, &none, report.status);
 }
 
 fn of_node(page: &mut Page, report: &Report, node: &NodeReport) {
-    let labels = node_labels(report, node);
+    let labels = node_labels(node);
     let identity = &node.identity;
     let mut info = labels.clone();
     info.push((
@@ -257,11 +250,8 @@ fn margin(finding: &Finding) -> Option<f64> {
     finding.margin.filter(|_| is_share)
 }
 
-fn of_search(page: &mut Page, report: &Report, search: &SearchReport) {
-    let labels = vec![
-        ("level", report.run.level.as_str()),
-        ("check", &search.check),
-    ];
+fn of_search(page: &mut Page, search: &SearchReport) {
+    let labels = vec![("check", search.check.as_str())];
     let about = "Waves of groups until it was known who is to blame.";
     page.gauge(
         "dhc_localise_waves",
@@ -285,23 +275,12 @@ fn of_search(page: &mut Page, report: &Report, search: &SearchReport) {
     page.gauge("dhc_localise_conclusion_info", about, &labels, 1.0);
 }
 
-fn node_labels<'a>(report: &'a Report, node: &'a NodeReport) -> Labels<'a> {
+fn node_labels(node: &NodeReport) -> Labels<'_> {
+    let instance_id = node.identity.instance_id.as_deref();
     vec![
-        ("level", report.run.level.as_str()),
         ("node", node.name.as_str()),
-        (
-            "instance_id",
-            node.identity.instance_id.as_deref().unwrap_or(""),
-        ),
+        ("instance_id", instance_id.unwrap_or("")),
     ]
-}
-
-/// What a page says of the last success of a node.
-fn success_before(page: &str, report: &Report, node: &NodeReport) -> Option<f64> {
-    let sample = format!("{LAST_SUCCESS}{}", written(&node_labels(report, node)));
-    let line = page.lines().find_map(|line| line.strip_prefix(&sample))?;
-    let seconds: f64 = line.trim().parse().ok()?;
-    (seconds.is_finite() && seconds > 0.0).then_some(seconds)
 }
 
 /// What a unit measures, as far as it is exported.
@@ -339,8 +318,9 @@ fn flag(yes: bool) -> f64 {
 }
 
 /// Families of samples by name, each sample once: the collector refuses a page in which one stands twice.
-#[derive(Default)]
 struct Page {
+    /// The labels that every sample has, as they are written.
+    common: String,
     families: BTreeMap<&'static str, Family>,
 }
 
@@ -350,22 +330,20 @@ struct Family {
 }
 
 impl Page {
-    fn family(&mut self, name: &'static str, about: &'static str) -> &mut Family {
-        self.families.entry(name).or_insert_with(|| Family {
-            about,
-            samples: BTreeMap::new(),
-        })
+    fn new(common: &Labels<'_>) -> Page {
+        Page {
+            common: written(common),
+            families: BTreeMap::new(),
+        }
     }
 
     fn gauge(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>, value: f64) {
-        let family = self.family(name, about);
-        family.samples.insert(written(labels), value);
+        *self.sample(name, about, labels) = value;
     }
 
     /// Adds to a sample.
     fn add(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>, value: f64) {
-        let family = self.family(name, about);
-        *family.samples.entry(written(labels)).or_default() += value;
+        *self.sample(name, about, labels) += value;
     }
 
     /// A sample for each status: 1 for the one that holds, else 0.
@@ -377,9 +355,26 @@ impl Page {
         }
     }
 
-    fn last_success(&mut self, labels: &Labels<'_>, when: f64) {
-        let about = "When the last run ended that was complete and in which the node passed or was merely warned of.";
-        self.gauge(LAST_SUCCESS, about, labels, when);
+    fn sample(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>) -> &mut f64 {
+        let labels = self.labels(labels);
+        let samples = BTreeMap::new();
+        let family = Family { about, samples };
+        let family = self.families.entry(name).or_insert(family);
+        family.samples.entry(labels).or_default()
+    }
+
+    /// A sample of another page, if it is there and could be ours.
+    fn in_page(&self, page: &str, name: &str, labels: &Labels<'_>) -> Option<f64> {
+        let sample = format!("{name}{}", self.labels(labels));
+        let value = page.lines().find_map(|line| line.strip_prefix(&sample))?;
+        let value: f64 = value.trim().parse().ok()?;
+        (value.is_finite() && value > 0.0).then_some(value)
+    }
+
+    /// Labels as they stand behind a name.
+    fn labels(&self, labels: &Labels<'_>) -> String {
+        let comma = if labels.is_empty() { "" } else { "," };
+        format!("{{{}{comma}{}}}", self.common, written(labels))
     }
 
     fn text(&self) -> String {
@@ -396,19 +391,11 @@ impl Page {
     }
 }
 
-/// Labels as they stand behind a name.
 fn written(labels: &Labels<'_>) -> String {
-    let mut seen = BTreeSet::new();
-    let mut text = String::from("{");
-    for (name, value) in labels {
-        debug_assert!(seen.insert(name), "the label `{name}` stands twice");
-        if text.len() > 1 {
-            text.push(',');
-        }
-        let _ = write!(text, "{name}=\"{}\"", escaped(value));
-    }
-    text.push('}');
-    text
+    let all = labels
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
+    all.collect::<Vec<_>>().join(",")
 }
 
 /// The value of a label between its quotes. Control characters are legal there and serve nobody.
