@@ -252,7 +252,7 @@ impl Condition {
 
 /// The gravest of the problems, and how many there are besides.
 fn problem(problems: &[&Finding]) -> Option<Answer> {
-    let gravest = problems.iter().max_by_key(|finding| finding.action)?;
+    let gravest = problems.iter().rev().max_by_key(|finding| finding.action)?;
     let more = match problems.len() {
         1 => String::new(),
         all => format!(" (and {} more)", all - 1),

@@ -7,11 +7,11 @@
 
 mod common;
 
-use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::dead_file_system::DeadFileSystem;
 use common::{Dhc, Outcome, outcome};
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Action, Ending, Report, Status};
@@ -351,44 +351,16 @@ fn a_result_directory_that_cannot_be_reached_loses_nothing() {
     assert!(kept.join("result.json").exists());
 }
 
-/// Mounts a file system on its only argument whose server never answers, and takes it away after its input has ended.
-const DEAD_FILE_SYSTEM: &str = r#"import ctypes, os, sys
-server, place = os.open("/dev/fuse", os.O_RDWR), sys.argv[1].encode()
-libc = ctypes.CDLL(None, use_errno=True)
-options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % server
-if libc.mount(b"dead", place, b"fuse", 0, options):
-    sys.exit("cannot mount: " + os.strerror(ctypes.get_errno()))
-print("mounted", flush=True)
-sys.stdin.read()
-libc.umount2(place, 2)
-"#;
-
 #[test]
 fn a_dead_file_system_for_results_costs_ten_seconds_and_loses_nothing() {
     let dhc = nccom(&format!("cat <<'EOF'\n{HEALTHY}EOF"));
     let out = dhc.state().parent().unwrap().join("out");
     std::fs::create_dir(&out).unwrap();
-    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-    let mut server = Command::new(if is_root { "python3" } else { "sudo" });
-    if !is_root {
-        server.args(["-n", "python3"]);
-    }
-    let mut server = server
-        .args(["-c", DEAD_FILE_SYSTEM])
-        .arg(&out)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The line and its end, which an unbuffered Python writes one after the other.
-    let mut said = [0; 8];
-    let mounted = server.stdout.take().unwrap().read_exact(&mut said);
-    mounted.expect("this test mounts a file system: run it as root or with sudo");
+    let dead = DeadFileSystem::on(&out);
     let begun = Instant::now();
     let outcome = dhc.run(&["--check", "nccom-local", "--out", out.to_str().unwrap()]);
     let taken = begun.elapsed();
-    drop(server.stdin.take());
-    assert!(server.wait().unwrap().success());
+    drop(dead);
     assert_eq!((outcome.exit, outcome.verdict().0), (4, Status::Pass));
     assert!(taken < Duration::from_secs(13), "{taken:?}");
     let kept = &dhc.runs()[0];
