@@ -1,97 +1,126 @@
 //! A report as one page that needs nothing else: no script, no font, no file beside it.
 //!
-//! Colour never stands alone: every cell says in a word or letter what its colour says, and the chart's figures stand in a
-//! table below it.
+//! It is read with eyes, with a keyboard and with a screen reader alike: landmarks and headings, tables whose headers say what
+//! they head, nothing told by colour alone, every chart with its figures in a table. What is long stands folded, so that the
+//! page of a thousand nodes begins with the few that matter.
 
+/// Writes to a string, which cannot fail.
+macro_rules! put {
+    ($html:expr, $($what:tt)*) => {{
+        let _ = write!($html, $($what)*);
+    }};
+}
+
+mod chart;
+mod waves;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use dhc_thresholds::{CheckReport, ClusterReport, NodeReport, Report, SearchReport, Status};
+use dhc_thresholds::{Action, CheckReport, FaultReport, Finding, NodeReport, Report, Status};
 
-/// How many nodes the picture of the waves shows: all that are not well, then others up to this number.
-const NODES_MAX: usize = 256;
+const STYLE: &str = include_str!("html/style.css");
 
-/// The chart, in pixels: its size, and the room for its axes.
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 70.0;
-const BOTTOM: f64 = 44.0;
-const TOP: f64 = 30.0;
-const RIGHT: f64 = 16.0;
-
-const STYLE: &str = "\
-:root{color-scheme:light dark;--fg:#1b1f24;--bg:#fff;--line:#8c959f;--soft:#eef1f4;--pass:#1a7f37;--warn:#9a6700;\
---fail:#cf222e;--unknown:#8250df}\
-@media(prefers-color-scheme:dark){:root{--fg:#e6edf3;--bg:#0d1117;--line:#6e7681;--soft:#21262d;--pass:#3fb950;\
---warn:#d29922;--fail:#f85149;--unknown:#bc8cff}}\
-body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:64rem;margin:2rem auto;padding:0 1rem}\
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}caption{text-align:left;font-weight:600;padding:.25rem 0}\
-th{white-space:nowrap}th,td{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--soft);vertical-align:top}\
-td.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}\
-.pass{color:var(--pass)}.warn{color:var(--warn)}.fail,.error{color:var(--fail)}.unknown,.skip{color:var(--unknown)}\
-td.passed,td.failed,td.named,td.corrupted,td.unknown{font-weight:600;text-align:center}\
-td.passed{color:var(--pass)}td.failed,td.corrupted,td.named{color:var(--fail)}\
-svg text{fill:var(--fg);font-size:12px}svg .axis{stroke:var(--line)}svg .curve{stroke:var(--pass);fill:none;stroke-width:2}\
-svg .dot{fill:var(--pass)}svg .floor{stroke:var(--fail);stroke-dasharray:6 4;stroke-width:2}";
+/// How many findings of a fault class, or of a check, are listed; the result holds them all.
+const FINDINGS_MAX: usize = 50;
 
 /// The page.
 pub fn page(report: &Report) -> String {
     let mut html = String::new();
-    let title = match &report.cluster {
-        Some(_) => format!(
-            "dhc: {} nodes, {}",
-            report.nodes.len(),
-            report.status.word()
-        ),
-        None => format!("dhc: {}, {}", node_names(report), report.status.word()),
+    let who = match &report.cluster {
+        Some(_) => format!("{} nodes", report.nodes.len()),
+        None => node_names(report),
     };
-    put(
-        &mut html,
-        format_args!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-             <title>{0}</title><style>{STYLE}</style></head><body><main>\n<h1>{0}</h1>\n",
-            text(&title)
-        ),
+    let status = report.status.word();
+    put!(
+        html,
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <title>{status}: {0}, dhc</title>\n<style>\n{STYLE}</style></head><body>\n\
+         <a class=\"skip-link\" href=\"#verdicts\">Skip to the verdicts</a>\n\
+         <header>\n<h1>{1} {0}</h1>\n",
+        text(&who),
+        badge(report.status)
     );
-    put(
-        &mut html,
-        format_args!(
-            "<p>Run {} began {} and took {:.1} s. Judged by the table <code>{}</code> ({}).{}</p>\n",
-            text(&report.run.id),
-            text(&report.run.started_at),
-            report.run.duration_ms as f64 / 1e3,
-            text(&report.judged_by.instance_type),
-            text(&report.judged_by.origin),
-            if report.complete {
-                ""
-            } else {
-                " <strong>Incomplete: the run was stopped early.</strong>"
-            }
-        ),
-    );
-    if let Some(cluster) = &report.cluster {
-        for search in &cluster.searches {
-            put(
-                &mut html,
-                format_args!(
-                    "<p><strong>{}</strong>: {}</p>\n",
-                    text(&search.check),
-                    text(&search.sentence)
-                ),
-            );
-        }
+    facts(&mut html, report);
+    let sections = sections(report);
+    html.push_str("</header>\n<nav aria-label=\"On this page\"><ul>\n");
+    for (number, section) in sections.iter().enumerate() {
+        put!(
+            html,
+            "<li><a href=\"#{}\">{}</a></li>\n",
+            section.anchor(number),
+            text(&section.title())
+        );
     }
-    nodes(&mut html, report);
-    if let Some(cluster) = &report.cluster {
-        together(&mut html, report, cluster);
-    }
-    if report.cluster.is_none() {
-        for node in &report.nodes {
-            checks(&mut html, node);
-        }
+    html.push_str("</ul></nav>\n<main>\n");
+    for (number, section) in sections.iter().enumerate() {
+        let anchor = section.anchor(number);
+        put!(
+            html,
+            "<section aria-labelledby=\"{anchor}\">\n<h2 id=\"{anchor}\" tabindex=\"-1\">{}</h2>\n",
+            text(&section.title())
+        );
+        section.body(&mut html, report, number);
+        html.push_str("</section>\n");
     }
     html.push_str("</main></body></html>\n");
     html
+}
+
+/// A part of the page with a heading of its own.
+enum Section<'a> {
+    Verdicts,
+    Chart(String, &'a CheckReport),
+    Waves(&'a dhc_thresholds::SearchReport),
+    Checks(&'a NodeReport),
+}
+
+fn sections(report: &Report) -> Vec<Section<'_>> {
+    let mut sections = vec![Section::Verdicts];
+    match &report.cluster {
+        Some(cluster) => {
+            let charts = cluster.checks.iter().filter(|check| chart::has(check));
+            sections.extend(charts.map(|check| Section::Chart(check.check.clone(), check)));
+            sections.extend(cluster.searches.iter().map(Section::Waves));
+        }
+        None => {
+            for node in &report.nodes {
+                sections.push(Section::Checks(node));
+                let charts = node.checks.iter().filter(|check| chart::has(check));
+                let named = |check: &'_ CheckReport| format!("{} on {}", check.check, node.name);
+                sections.extend(charts.map(|check| Section::Chart(named(check), check)));
+            }
+        }
+    }
+    sections
+}
+
+impl Section<'_> {
+    fn title(&self) -> String {
+        match self {
+            Section::Verdicts => "Verdicts".to_owned(),
+            Section::Chart(what, _) => format!("{what}: bus bandwidth by message size"),
+            Section::Waves(search) => format!("{}: the waves", search.check),
+            Section::Checks(node) => format!("Checks of {}", node.name),
+        }
+    }
+
+    fn anchor(&self, number: usize) -> String {
+        match self {
+            Section::Verdicts => "verdicts".to_owned(),
+            _ => format!("part-{number}"),
+        }
+    }
+
+    fn body(&self, html: &mut String, report: &Report, number: usize) {
+        match self {
+            Section::Verdicts => verdicts(html, report),
+            Section::Chart(_, check) => chart::draw(html, check, number),
+            Section::Waves(search) => waves::draw(html, report, search),
+            Section::Checks(node) => checks(html, node),
+        }
+    }
 }
 
 fn node_names(report: &Report) -> String {
@@ -99,281 +128,271 @@ fn node_names(report: &Report) -> String {
     names.join(", ")
 }
 
-/// The verdicts: every node that is not well, and how many are.
-fn nodes(html: &mut String, report: &Report) {
-    html.push_str("<div class=\"scroll\"><table><caption>Verdicts</caption><thead><tr><th scope=\"col\">node</th><th scope=\"col\">status</th><th scope=\"col\">action</th><th scope=\"col\">why, and what to do</th></tr></thead><tbody>\n");
-    let well = report
-        .nodes
-        .iter()
-        .filter(|node| node.status == Status::Pass)
-        .count();
-    for node in report
-        .nodes
-        .iter()
-        .filter(|node| node.status != Status::Pass)
-    {
-        let mut why = String::new();
-        for fault in &node.faults {
-            put(
-                &mut why,
-                format_args!(
-                    "<p>{}: {} <em>{}</em></p>",
-                    text(&fault.class),
-                    text(&fault.finding.message),
-                    text(&fault.advice)
-                ),
+/// What was run, when, and by what it was judged.
+fn facts(html: &mut String, report: &Report) {
+    let run = &report.run;
+    let mut facts = vec![
+        ("run", format!("{} by dhc {}", run.id, run.dhc)),
+        (
+            "began",
+            format!(
+                "{}, took {:.1} s",
+                moment(&run.started_at),
+                run.duration_ms as f64 / 1e3
+            ),
+        ),
+        ("holds until", moment(&run.expires_at)),
+        (
+            "judged by",
+            format!(
+                "the table {} ({})",
+                report.judged_by.instance_type, report.judged_by.origin
+            ),
+        ),
+    ];
+    if let (None, [node]) = (&report.cluster, report.nodes.as_slice()) {
+        let identity = [&node.identity.instance_type, &node.identity.instance_id];
+        let known: Vec<&str> = identity
+            .into_iter()
+            .filter_map(|one| one.as_deref())
+            .collect();
+        if !known.is_empty() {
+            facts.push(("node", known.join(", ")));
+        }
+    }
+    html.push_str("<dl class=\"facts\">\n");
+    for (term, fact) in facts {
+        put!(html, "<dt>{term}</dt><dd>{}</dd>\n", text(&fact));
+    }
+    html.push_str("</dl>\n");
+    if !report.complete {
+        html.push_str(
+            "<p class=\"sentence\"><strong>Incomplete: the run was stopped before every check had ended.</strong></p>\n",
+        );
+    }
+    for search in report.cluster.iter().flat_map(|cluster| &cluster.searches) {
+        put!(
+            html,
+            "<p class=\"sentence\"><strong>{}</strong>: {}</p>\n",
+            text(&search.check),
+            text(&search.sentence)
+        );
+        for (one, other) in &search.paths {
+            put!(
+                html,
+                "<p class=\"sentence\">The path between {} and {} is slow, and both are good with others.</p>\n",
+                text(one),
+                text(other)
             );
         }
-        if node.faults.is_empty() {
-            let messages = node.checks.iter().flat_map(|check| &check.findings);
-            for finding in messages.filter(|finding| finding.status > Status::Pass) {
-                put(&mut why, format_args!("<p>{}</p>", text(&finding.message)));
-            }
+    }
+}
+
+/// The time without fractions of a second, as far as it is one.
+fn moment(time: &str) -> String {
+    let parsed = time.parse::<jiff::Timestamp>();
+    parsed.map_or_else(
+        |_| time.to_owned(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
+}
+
+/// Every node that is not well, gravest first, and the names of the others.
+fn verdicts(html: &mut String, report: &Report) {
+    let mut ill: Vec<&NodeReport> = Vec::new();
+    let mut well: Vec<&str> = Vec::new();
+    for node in &report.nodes {
+        match node.status {
+            Status::Pass => well.push(&node.name),
+            _ => ill.push(node),
         }
-        put(
+    }
+    ill.sort_by_key(|node| std::cmp::Reverse((node.status, node.action)));
+    if !ill.is_empty() {
+        open_table(
             html,
-            format_args!(
-                "<tr><th scope=\"row\">{}</th><td class=\"{1}\">{1}</td><td>{2}</td><td>{why}</td></tr>\n",
+            "Nodes that are not well",
+            "wide",
+            &["node", "status", "action", "why, and what to do"],
+        );
+        for node in ill {
+            put!(
+                html,
+                "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 text(&node.name),
-                node.status.word(),
-                text(&node.action.to_string())
-            ),
-        );
-    }
-    if well > 0 {
-        put(
-            html,
-            format_args!(
-                "<tr><th scope=\"row\">{well} nodes</th><td class=\"pass\">pass</td><td>none</td><td>nothing is held against them</td></tr>\n"
-            ),
-        );
-    }
-    html.push_str("</tbody></table></div>\n");
-}
-
-fn together(html: &mut String, report: &Report, cluster: &ClusterReport) {
-    for check in &cluster.checks {
-        chart(html, check);
-    }
-    for search in &cluster.searches {
-        waves(html, report, search);
-    }
-}
-
-/// Bus bandwidth against message size, with the floor.
-fn chart(html: &mut String, check: &CheckReport) {
-    let figures: Vec<(u64, f64)> = check
-        .record
-        .measurements
-        .iter()
-        .filter(|measured| measured.metric.ends_with(".busbw"))
-        .filter_map(|measured| Some((measured.at.bytes?, measured.value.number()?)))
-        .collect();
-    let (Some(first), Some(last)) = (figures.first(), figures.last()) else {
-        return;
-    };
-    let floor = check.findings.iter().find_map(|finding| {
-        let bound = finding
-            .bound
-            .as_ref()
-            .filter(|bound| bound.rule == "fail_below")?;
-        finding
-            .metric
-            .ends_with(".plateau")
-            .then(|| bound.value.number())?
-    });
-    let most = figures
-        .iter()
-        .map(|(_, value)| *value)
-        .chain(floor)
-        .fold(1e-9, f64::max)
-        * 1.1;
-    let (from, to) = (
-        (first.0 as f64).log2(),
-        (last.0 as f64).log2().max((first.0 as f64).log2() + 1.0),
-    );
-    let x =
-        |bytes: u64| LEFT + ((bytes as f64).log2() - from) / (to - from) * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| HEIGHT - BOTTOM - value / most * (HEIGHT - BOTTOM - TOP);
-    put(
-        html,
-        format_args!(
-            "<h2>{}: bus bandwidth by message size</h2>\n<svg role=\"img\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"100%\" \
-             aria-label=\"Bus bandwidth against message size; the figures are in the table below\">\n",
-            text(&check.check)
-        ),
-    );
-    for step in 0..=4 {
-        let value = most * f64::from(step) / 4.0;
-        put(
-            html,
-            format_args!(
-                "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{2:.1}\" y2=\"{2:.1}\" stroke-width=\".5\"/><text x=\"4\" y=\"{2:.1}\">{1:.3}</text>\n",
-                WIDTH - RIGHT,
-                value,
-                y(value)
-            ),
-        );
-    }
-    let every = figures.len().div_ceil(9).max(1);
-    for (bytes, _) in figures.iter().step_by(every) {
-        put(
-            html,
-            format_args!(
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
-                x(*bytes),
-                HEIGHT - BOTTOM + 18.0,
-                size(*bytes)
-            ),
-        );
-    }
-    put(
-        html,
-        format_args!(
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">message size</text><text x=\"4\" y=\"12\">GB/s</text>\n",
-            (WIDTH + LEFT) / 2.0,
-            HEIGHT - 6.0
-        ),
-    );
-    if let Some(floor) = floor {
-        put(
-            html,
-            format_args!(
-                "<line class=\"floor\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/><text x=\"{2:.1}\" y=\"{3:.1}\" text-anchor=\"end\">floor {floor} GB/s</text>\n",
-                WIDTH - RIGHT,
-                y(floor),
-                WIDTH - RIGHT,
-                y(floor) - 5.0
-            ),
-        );
-    }
-    let points: Vec<String> = figures
-        .iter()
-        .map(|(bytes, value)| format!("{:.1},{:.1}", x(*bytes), y(*value)))
-        .collect();
-    put(
-        html,
-        format_args!(
-            "<polyline class=\"curve\" points=\"{}\"/>\n",
-            points.join(" ")
-        ),
-    );
-    for (bytes, value) in &figures {
-        put(
-            html,
-            format_args!(
-                "<circle class=\"dot\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/>\n",
-                x(*bytes),
-                y(*value)
-            ),
-        );
-    }
-    html.push_str("</svg>\n<div class=\"scroll\"><table><caption>The figures</caption><thead><tr><th scope=\"col\">message size</th><th scope=\"col\">busbw, GB/s</th></tr></thead><tbody>\n");
-    for (bytes, value) in &figures {
-        put(
-            html,
-            format_args!(
-                "<tr><th scope=\"row\">{}</th><td class=\"n\">{value:.4}</td></tr>\n",
-                size(*bytes)
-            ),
-        );
-    }
-    html.push_str("</tbody></table></div>\n");
-}
-
-/// Who was measured with whom, wave by wave, and with what outcome.
-fn waves(html: &mut String, report: &Report, search: &SearchReport) {
-    let mut shown: Vec<&NodeReport> = report
-        .nodes
-        .iter()
-        .filter(|node| node.status != Status::Pass)
-        .collect();
-    shown.extend(
-        report
-            .nodes
-            .iter()
-            .filter(|node| node.status == Status::Pass),
-    );
-    let left_out = shown.len().saturating_sub(NODES_MAX);
-    shown.truncate(NODES_MAX);
-    put(
-        html,
-        format_args!(
-            "<h2>{}: the waves</h2>\n<p>Groups of a wave are numbered; a node without a cell rested.</p>\n<div class=\"scroll\"><table><caption>Node by node</caption><thead><tr><th scope=\"col\">node</th>",
-            text(&search.check)
-        ),
-    );
-    for number in 0..search.waves.len() {
-        put(html, format_args!("<th scope=\"col\">wave {number}</th>"));
-    }
-    html.push_str("</tr></thead><tbody>\n");
-    for node in shown {
-        put(
-            html,
-            format_args!(
-                "<tr><th scope=\"row\" class=\"{}\">{}</th>",
-                node.status.word(),
-                text(&node.name)
-            ),
-        );
-        for wave in &search.waves {
-            let place = wave
-                .groups
-                .iter()
-                .position(|group| group.nodes.contains(&node.name));
-            match place.map(|place| (place, &wave.groups[place])) {
-                None => html.push_str("<td></td>"),
-                Some((place, group)) => {
-                    let speed = group
-                        .plateau_gb_per_s
-                        .map_or_else(String::new, |value| format!(", {value:.3} GB/s"));
-                    put(
-                        html,
-                        format_args!(
-                            "<td class=\"{0}\" title=\"{1} of {2} nodes{speed}\">{3} {0}</td>",
-                            text(&group.outcome),
-                            text(&group.purpose),
-                            group.nodes.len(),
-                            place + 1
-                        ),
-                    );
-                }
-            }
+                badge(node.status),
+                action(node.action),
+                why(node)
+            );
         }
-        html.push_str("</tr>\n");
+        close_table(html);
     }
-    html.push_str("</tbody></table></div>\n");
-    if left_out > 0 {
-        put(
+    match well.as_slice() {
+        [] => {}
+        [one] => put!(
             html,
-            format_args!(
-                "<p>{left_out} nodes more, all of them well, stand in the JSON result.</p>\n"
-            ),
-        );
+            "<p>{} {}: nothing is held against it.</p>\n",
+            badge(Status::Pass),
+            text(one)
+        ),
+        many => put!(
+            html,
+            "<details><summary>{} {} nodes: nothing is held against them</summary><p class=\"names\">{}</p></details>\n",
+            badge(Status::Pass),
+            many.len(),
+            text(&many.join(" "))
+        ),
     }
 }
 
-/// The checks of one node.
+/// Why a node is not well: each fault class once, with what to do about it.
+fn why(node: &NodeReport) -> String {
+    let mut html = String::new();
+    let mut classes: Vec<(&str, Vec<&FaultReport>)> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for fault in &node.faults {
+        let place = *places.entry(&fault.class).or_insert(classes.len());
+        if place == classes.len() {
+            classes.push((&fault.class, Vec::new()));
+        }
+        classes[place].1.push(fault);
+    }
+    for (class, faults) in classes {
+        put!(
+            html,
+            "<p><strong>{}</strong>: {}</p>",
+            text(class),
+            text(&faults[0].finding.message)
+        );
+        if faults.len() > 1 {
+            let others = faults[1..].iter().map(|fault| &fault.finding);
+            list(
+                &mut html,
+                &format!("and {} more of it", faults.len() - 1),
+                others,
+            );
+        }
+        if !faults[0].advice.is_empty() {
+            put!(html, "<p class=\"advice\">{}</p>", text(&faults[0].advice));
+        }
+    }
+    if node.faults.is_empty() {
+        let bad = node
+            .checks
+            .iter()
+            .filter(|check| check.status > Status::Pass);
+        for check in bad {
+            let summary = super::summary(check);
+            put!(
+                html,
+                "<p><strong>{}</strong>: {}</p>",
+                text(&check.check),
+                text(&summary)
+            );
+        }
+    }
+    if html.is_empty() {
+        html.push_str("<p>no check looked at it</p>");
+    }
+    html
+}
+
+/// The checks of one node, each with its findings folded below it.
 fn checks(html: &mut String, node: &NodeReport) {
-    put(
+    open_table(
         html,
-        format_args!(
-            "<h2>{}</h2>\n<div class=\"scroll\"><table><caption>Checks</caption><thead><tr><th scope=\"col\">check</th><th scope=\"col\">status</th><th scope=\"col\">what was found</th></tr></thead><tbody>\n",
-            text(&node.name)
-        ),
+        "Checks",
+        "wide",
+        &["check", "status", "time", "what was found"],
     );
     for check in &node.checks {
-        put(
+        put!(
             html,
-            format_args!(
-                "<tr><th scope=\"row\">{}</th><td class=\"{1}\">{1}</td><td>{2}</td></tr>\n",
-                text(&check.check),
-                check.status.word(),
-                text(&super::summary(check))
-            ),
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"number\">{}</td><td><p>{}</p>",
+            text(&check.check),
+            badge(check.status),
+            super::time(check),
+            text(&super::summary(check))
+        );
+        let bad: Vec<&Finding> = check
+            .findings
+            .iter()
+            .filter(|finding| finding.status > Status::Pass)
+            .collect();
+        if !bad.is_empty() {
+            list(
+                html,
+                &format!("all {} findings", bad.len()),
+                bad.into_iter(),
+            );
+        }
+        html.push_str("</td></tr>\n");
+    }
+    close_table(html);
+}
+
+/// Findings, folded.
+fn list<'a>(
+    html: &mut String,
+    summary: &str,
+    findings: impl ExactSizeIterator<Item = &'a Finding>,
+) {
+    put!(html, "<details><summary>{summary}</summary><ul>");
+    let more = findings.len().saturating_sub(FINDINGS_MAX);
+    for finding in findings.take(FINDINGS_MAX) {
+        let bound = finding.bound.as_ref();
+        let source = bound.map_or_else(String::new, |bound| {
+            format!(" ({} of {}: {})", bound.rule, bound.origin, bound.source)
+        });
+        put!(
+            html,
+            "<li>{}: {}<span class=\"advice\">{}</span></li>",
+            finding.status.word(),
+            text(&super::line(finding)),
+            text(&source)
         );
     }
+    if more > 0 {
+        put!(html, "<li>and {more} more, in the JSON result</li>");
+    }
+    html.push_str("</ul></details>");
+}
+
+/// A table that scrolls by itself where the page is too narrow for it, with the keyboard as well.
+fn open_table(html: &mut String, caption: &str, class: &str, columns: &[&str]) {
+    put!(
+        html,
+        "<div class=\"scroll\" role=\"region\" aria-label=\"{0}\" tabindex=\"0\"><table class=\"{class}\"><caption>{0}</caption>\n<thead><tr>",
+        text(caption)
+    );
+    for column in columns {
+        put!(html, "<th scope=\"col\">{column}</th>");
+    }
+    html.push_str("</tr></thead><tbody>\n");
+}
+
+fn close_table(html: &mut String) {
     html.push_str("</tbody></table></div>\n");
+}
+
+/// A status in a word, a sign and a colour.
+fn badge(status: Status) -> String {
+    let sign = match status {
+        Status::Skip => '–',
+        Status::Pass => '✓',
+        Status::Warn => '!',
+        Status::Unknown | Status::Error => '?',
+        Status::Fail => '✗',
+    };
+    let word = status.word();
+    format!("<span class=\"badge {word}\"><span aria-hidden=\"true\">{sign}</span> {word}</span>")
+}
+
+fn action(action: Action) -> String {
+    match action {
+        Action::None => "none".to_owned(),
+        _ => format!("<strong>{}</strong>", action.word()),
+    }
 }
 
 /// A message size as people write it.
@@ -401,9 +420,4 @@ fn text(plain: &str) -> String {
         }
     }
     safe
-}
-
-fn put(html: &mut String, what: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    let _ = html.write_fmt(what);
 }

@@ -119,7 +119,7 @@ fn status_cell(status: Status, paper: Paper) -> Cell {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a duration for people")]
-fn time(check: &CheckReport) -> String {
+pub(crate) fn time(check: &CheckReport) -> String {
     match check.record.ending {
         Ending::Skipped { .. } => String::new(),
         _ => format!("{:.1} s", check.record.duration_ms as f64 / 1000.0),
