@@ -422,14 +422,14 @@ fn cluster_level(
         duration_ms: u64::try_from(keeper.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         ..keeper.run.clone()
     };
-    let mut nodes_reports = outcomes.nodes;
-    for node in &mut nodes_reports {
+    let mut reports = outcomes.nodes;
+    for node in &mut reports {
         // A cluster lies in one region.
         node.identity
             .region
             .clone_from(&keeper.machine.identity.region);
     }
-    let mut report = Report::new(run, keeper.chosen.judged_by.clone(), nodes_reports)
+    let mut report = Report::new(run, keeper.chosen.judged_by.clone(), reports)
         .with_cluster(outcomes.cluster);
     report.complete &= !STOP.load(Ordering::Relaxed);
     let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
