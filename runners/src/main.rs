@@ -429,8 +429,8 @@ fn cluster_level(
             .region
             .clone_from(&keeper.machine.identity.region);
     }
-    let mut report = Report::new(run, keeper.chosen.judged_by.clone(), reports)
-        .with_cluster(outcomes.cluster);
+    let mut report =
+        Report::new(run, keeper.chosen.judged_by.clone(), reports).with_cluster(outcomes.cluster);
     report.complete &= !STOP.load(Ordering::Relaxed);
     let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
     nodes.release();
