@@ -1,5 +1,6 @@
 //! The page for people: what a keyboard, a screen reader and somebody in a hurry need of it. It was looked at in Chromium, light
 //! and dark; these tests keep what can be kept of that.
+#![expect(clippy::unwrap_used, reason = "tests look at what is there or fail")]
 
 mod common;
 
