@@ -57,6 +57,18 @@ pub struct OptionSpec {
     pub about: &'static str,
 }
 
+/// The whole number that an option is set to, for a budget; the default where it is none, since that is refused when the
+/// check measures.
+pub(crate) fn number_of(options: &BTreeMap<String, String>, option: &OptionSpec) -> u64 {
+    let set = options.get(option.name).and_then(|text| text.parse().ok());
+    set.or_else(|| option.default.parse().ok()).unwrap_or(0)
+}
+
+/// The time that an option sets in seconds, for a budget; a day at most.
+pub(crate) fn seconds(options: &BTreeMap<String, String>, option: &OptionSpec) -> Duration {
+    Duration::from_secs(number_of(options, option).min(86_400))
+}
+
 /// How long a check may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
