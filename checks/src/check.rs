@@ -29,7 +29,7 @@ pub struct Spec {
     pub metrics: &'static [&'static Metric],
     /// The hardware that the instance type must have for the check to apply; `None` applies everywhere.
     pub needs: Option<Hardware>,
-    /// Words to select it by: `gpu`, `neuron`, `network`, `host`, `quick`, `long`.
+    /// Words to select it by: `gpu`, `neuron`, `network`, `host`, `quick`, `long`, `stress`.
     pub tags: &'static [&'static str],
     /// Whether other checks may run beside it.
     pub company: Company,
