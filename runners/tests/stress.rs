@@ -446,8 +446,11 @@ fn options_that_cannot_be_meant_are_refused() {
     }
 }
 
-/// Stress for an hour, by each check, in this directory, and how to tell that it is under way.
-fn for_an_hour(folder: &Path) -> [(Vec<String>, fn(&Path) -> Option<()>); 3] {
+/// How to tell from a process's folder of `/proc` that its check is under way.
+type IsReady = fn(&Path) -> Option<()>;
+
+/// Stress for an hour, by each check, in this directory.
+fn for_an_hour(folder: &Path) -> [(Vec<String>, IsReady); 3] {
     let hour = |args: &[&str], check: &str| -> Vec<String> {
         let hour = format!("{check}.seconds=3600");
         let args = args.iter().copied().chain(["--set", &hour]);
@@ -495,20 +498,21 @@ fn sigterm_in_the_middle_leaves_no_process_and_no_file() {
 #[test]
 fn a_deadline_in_the_middle_leaves_no_process_and_no_file() {
     let folder = on_disk();
-    for (mut args, is_ready) in for_an_hour(folder.path()) {
-        args.extend(["--deadline".to_owned(), "2s".to_owned()]);
-        let dhc = Dhc::on(node());
-        let mut running = Running::start(&dhc, &args);
-        let (process, ()) = running.process(is_ready);
-        let outcome = running.outcome();
-        assert_eq!(
-            (outcome.exit, outcome.verdict()),
-            (4, (Status::Error, Action::Retry)),
-            "{args:?}"
-        );
-        assert_gone(&process);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
+    std::thread::scope(|scope| {
+        for (mut args, is_ready) in for_an_hour(folder.path()) {
+            scope.spawn(move || {
+                args.extend(["--deadline".to_owned(), "5s".to_owned()]);
+                let dhc = Dhc::on(node());
+                let mut running = Running::start(&dhc, &args);
+                let (process, ()) = running.process(is_ready);
+                let outcome = running.outcome();
+                let error = (4, (Status::Error, Action::Retry));
+                assert_eq!((outcome.exit, outcome.verdict()), error, "{args:?}");
+                assert_gone(&process);
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
