@@ -118,11 +118,16 @@ fn unlinked(folder: &Path) -> Result<OwnedFd, Errno> {
     let name = format!(".dhc-disk-stress-{id}-{}-{}", time.tv_sec, time.tv_nsec);
     let flags = FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(&folder, &name, flags, Mode::RUSR | Mode::WUSR);
-    // A file system without direct I/O has made the file before it refused to open it.
-    let removed = rustix::fs::unlinkat(&folder, &name, AtFlags::empty());
-    let file = file?;
-    removed?;
-    Ok(file)
+    match file {
+        Ok(file) => rustix::fs::unlinkat(&folder, &name, AtFlags::empty()).map(|()| file),
+        Err(errno) => {
+            // A file system without direct I/O has made the file before it refuses to open it.
+            if errno == Errno::INVAL {
+                let _ = rustix::fs::unlinkat(&folder, &name, AtFlags::empty());
+            }
+            Err(errno)
+        }
+    }
 }
 
 /// Bytes in memory that direct I/O accepts.
@@ -149,5 +154,34 @@ impl Pages {
     /// The bytes.
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes[self.begin..][..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_kind_of_file_has_a_name() {
+        // Where this test was built is a disk; where temporary files are may be memory.
+        let built = std::env::current_exe().unwrap();
+        let folder = tempfile::tempdir_in(built.parent().unwrap()).unwrap();
+        assert_ne!(place(folder.path()).unwrap(), Place::Memory);
+        for make in [unnamed, unlinked] {
+            let file = Scratch(File::from(make(folder.path()).unwrap()));
+            assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+            let mut pages = Pages::new(2);
+            pages.bytes().fill(7);
+            file.write(pages.bytes(), PAGE_BYTES as u64).unwrap();
+            file.sync().unwrap();
+            pages.bytes().fill(0);
+            file.read(pages.bytes(), PAGE_BYTES as u64).unwrap();
+            assert!(pages.bytes().iter().all(|byte| *byte == 7));
+        }
+    }
+
+    #[test]
+    fn memory_is_no_disk() {
+        assert_eq!(place(Path::new("/dev/shm")).unwrap(), Place::Memory);
     }
 }
