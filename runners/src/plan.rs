@@ -44,6 +44,9 @@ const WORTH: &[(&str, u32)] = &[
     // Its search of the kernel's log finds what all of the others would, if it has happened since the boot.
     ("host", 148 + 72 + 19 + 17 + 7),
     ("dcgm-diag", 148 + 72 + 19 + 17 + 6),
+    ("gpu-training", 148 + 6),
+    ("neuron-training", 148 + 6),
+    ("cpu-training", 6 + 2),
     ("cpu-stress", 6 + 2),
     ("memory-stress", 2),
     ("disk-stress", 3),
@@ -233,7 +236,8 @@ fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
             selection.tags.join(", ")
         ));
     }
-    let asked_for = !selection.checks.is_empty() || !selection.tags.is_empty();
+    // Named ones have passed above; `--tag gpu` alone asks for no stress of GPUs.
+    let asked_for = !selection.checks.is_empty() || selection.tags.iter().any(|tag| tag == STRESS);
     if spec.tags.contains(&STRESS) && !asked_for && selection.budget.is_none() {
         return Some(format!(
             "loads the whole machine, so it runs only when asked for: --tag {STRESS}, or --budget with time for it"

@@ -223,13 +223,19 @@ fn sound_hardware_is_not_accused() {
 fn a_plain_run_leaves_stress_out_and_says_how_to_ask_for_it() {
     let dhc = Dhc::on(FakeNode::plain());
     let outcome = dhc.run(&["--skip", "network"]);
-    for check in ["cpu-stress", "memory-stress", "disk-stress"] {
+    let stress = ["cpu-stress", "memory-stress", "disk-stress"];
+    for check in stress {
         match &outcome.check(check).record.ending {
             Ending::Skipped { reason } => assert!(reason.contains("--tag stress"), "{reason}"),
             other => panic!("{check}: {other:?}"),
         }
     }
     assert_ne!(outcome.check("host").status, Status::Skip);
+    // They are `long` as well, and who asks for that has not asked for stress.
+    let outcome = dhc.run(&["--tag", "long"]);
+    for check in stress {
+        assert_eq!(outcome.check(check).status, Status::Skip, "{check}");
+    }
 }
 
 #[test]
