@@ -29,7 +29,7 @@ pub struct Spec {
     pub metrics: &'static [&'static Metric],
     /// The hardware that the instance type must have for the check to apply; `None` applies everywhere.
     pub needs: Option<Hardware>,
-    /// Words to select it by: `gpu`, `neuron`, `network`, `host`, `quick`, `long`.
+    /// Words to select it by: `gpu`, `neuron`, `network`, `host`, `quick`, `long`, `stress`.
     pub tags: &'static [&'static str],
     /// Whether other checks may run beside it.
     pub company: Company,
@@ -55,6 +55,18 @@ pub struct OptionSpec {
     pub default: &'static str,
     /// One sentence: what it does and what it may be.
     pub about: &'static str,
+}
+
+/// The whole number that an option is set to, for a budget; the default where it is none, since that is refused when the
+/// check measures.
+pub(crate) fn number_of(options: &BTreeMap<String, String>, option: &OptionSpec) -> u64 {
+    let set = options.get(option.name).and_then(|text| text.parse().ok());
+    set.or_else(|| option.default.parse().ok()).unwrap_or(0)
+}
+
+/// The time that an option sets in seconds, for a budget; a day at most.
+pub(crate) fn seconds(options: &BTreeMap<String, String>, option: &OptionSpec) -> Duration {
+    Duration::from_secs(number_of(options, option).min(86_400))
 }
 
 /// How long a check may take.

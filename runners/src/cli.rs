@@ -153,12 +153,15 @@ pub struct RunArgs {
     /// Run only this check (repeat or separate with commas).
     #[arg(long = "check", value_name = "ID", value_delimiter = ',')]
     pub checks: Vec<String>,
-    /// Run only checks with this tag: gpu, neuron, network, host, quick, long.
+    /// Run only checks with this tag: gpu, neuron, network, host, quick, long, stress.
     #[arg(long = "tag", value_name = "TAG", value_delimiter = ',')]
     pub tags: Vec<String>,
     /// Leave out this check, or all with this tag.
     #[arg(long, value_name = "ID|TAG", value_delimiter = ',')]
     pub skip: Vec<String>,
+    /// Run what finds most in this time, such as `10m`, stress included; what is left out is named.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub budget: Option<Duration>,
     /// The instance type, where it cannot be detected or is to be another.
     #[arg(long, value_name = "TYPE")]
     pub instance_type: Option<String>,

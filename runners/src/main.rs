@@ -196,6 +196,12 @@ fn print_document(text: &str) -> Result<Exit, Failure> {
 }
 
 fn run(args: RunArgs) -> Result<Exit, Failure> {
+    if args.level == Level::Cluster && args.budget.is_some() {
+        eprintln!(
+            "dhc: --budget is for the level of one node; give the cluster level a --run-deadline"
+        );
+        return Ok(Exit::Usage);
+    }
     for signal in [
         signal_hook::consts::SIGTERM,
         signal_hook::consts::SIGINT,
@@ -347,13 +353,17 @@ fn selection(args: &RunArgs) -> Selection {
         checks: args.checks.clone(),
         tags: args.tags.clone(),
         skip: args.skip.clone(),
+        budget: args.budget,
     }
 }
 
 fn instance_level(keeper: Keeper, host: Host, args: &RunArgs) -> Result<Exit, Failure> {
     let checks = plan::instance_checks(CHECKS);
     let (table, there) = (&keeper.chosen.table, &keeper.machine.there);
-    let plan = plan::instance_level(&checks, table, there, &selection(args))?;
+    let mut plan = plan::instance_level(&checks, table, there, &selection(args))?;
+    if let Some(budget) = args.budget {
+        plan = plan::within(plan, budget, &keeper.options);
+    }
     let planned = plan
         .iter()
         .map(|planned| planned.check.spec().name.to_owned())

@@ -3,7 +3,8 @@
 //! On a known instance type the table decides what must be there, never a probe: a GPU check on a GPU type runs even
 //! if no GPU answers, since that is the fault it looks for. On an unknown type the plan follows what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use dhc_checks::check::{Check, ClusterCheck, InstanceCheck, Spec};
 use dhc_thresholds::{Hardware, Table};
@@ -17,7 +18,42 @@ pub struct Selection {
     pub tags: Vec<String>,
     /// None of these, by name or tag.
     pub skip: Vec<String>,
+    /// What fits into so much time, see [`within`]; stress among it, since somebody who gives time wants it used.
+    pub budget: Option<Duration>,
 }
+
+/// The tag of checks that load the whole machine. Nobody expects that of a plain `dhc run` on a node with jobs on it, so
+/// they run only where they are asked for.
+const STRESS: &str = "stress";
+
+/// What each check is worth when time is short: how many of the 419 unexpected interruptions of Llama 3's training it could
+/// have foreseen (The Llama 3 Herd of Models, 2024, table 5: faulty GPU 148, GPU memory 72, network switch or cable 35, GPU
+/// SRAM 19, GPU system processor 17, NIC 7, silent data corruption 6, GPU thermal 6, SSD 3, CPU 2, system memory 2). Faulty
+/// GPUs are shared out between the check that counts them and the one that looks at their links. Neuron devices are taken to
+/// fail as GPUs do. A check of software alone foresees none of these, and is worth one so that it has a place.
+const WORTH: &[(&str, u32)] = &[
+    ("gpu-count", 100),
+    ("nvlink", 48),
+    ("gpu-memory", 72 + 19),
+    ("neuron-count", 100),
+    ("neuron-sysfs", 72 + 19),
+    ("nccom-local", 148),
+    ("rdma-nic", 7),
+    ("efa-loopback", 7),
+    ("fabric-loopback", 1),
+    // Its search of the kernel's log finds what all of the others would, if it has happened since the boot.
+    ("host", 148 + 72 + 19 + 17 + 7),
+    ("dcgm-diag", 148 + 72 + 19 + 17 + 6),
+    ("gpu-training", 148 + 6),
+    ("neuron-training", 148 + 6),
+    ("cpu-training", 6 + 2),
+    ("cpu-stress", 6 + 2),
+    ("memory-stress", 2),
+    ("disk-stress", 3),
+];
+
+/// What a check is worth that stands in no row.
+const WORTH_LEAST: u32 = 1;
 
 /// A check and what becomes of it.
 #[derive(Clone)]
@@ -61,6 +97,75 @@ pub fn instance_level(
         left_out: unwanted(check.spec(), selection).or_else(|| absent(check.spec(), table, there)),
     });
     Ok(plan.collect())
+}
+
+/// Leaves out of a plan what does not fit into `budget`, those checks first that find least in their time.
+///
+/// A check costs what it takes on a sound node with these options (by check), one after the other.
+pub fn within(
+    plan: Vec<Planned>,
+    budget: Duration,
+    options: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Vec<Planned> {
+    let none = BTreeMap::new();
+    let cost = |planned: &Planned| {
+        let name = planned.check.spec().name;
+        let options = options.get(name).unwrap_or(&none);
+        planned.check.budget(options).expected
+    };
+    let mut best_first: Vec<(usize, Duration, f64)> = plan
+        .iter()
+        .enumerate()
+        .filter(|(_, planned)| planned.left_out.is_none())
+        .map(|(place, planned)| {
+            let cost = cost(planned);
+            let worth = f64::from(worth(planned.check.spec().name));
+            (place, cost, worth / cost.as_secs_f64().max(0.001))
+        })
+        .collect();
+    // Stable: of two that find as much, the one that the registry has first.
+    best_first.sort_by(|(.., one), (.., other)| other.total_cmp(one));
+    let mut left = budget;
+    let mut plan = plan;
+    for (place, cost, _) in best_first {
+        match left.checked_sub(cost) {
+            Some(rest) => left = rest,
+            None => {
+                plan[place].left_out = Some(format!(
+                    "left out to keep within the budget of {}: it takes about {}",
+                    spoken(budget),
+                    spoken(cost)
+                ));
+            }
+        }
+    }
+    plan
+}
+
+fn worth(check: &str) -> u32 {
+    let row = WORTH.iter().find(|(name, _)| *name == check);
+    row.map_or(WORTH_LEAST, |(_, worth)| *worth)
+}
+
+/// A time as the command line takes it, in one or two units: `1h30m`, `10m`, `45s`, `500ms`.
+fn spoken(time: Duration) -> String {
+    let parts = [
+        (time.as_secs() / 3600, "h"),
+        (time.as_secs() / 60 % 60, "m"),
+        (time.as_secs() % 60, "s"),
+        (u64::from(time.subsec_millis()), "ms"),
+    ];
+    let first = parts.iter().position(|(number, _)| *number > 0);
+    let parts = &parts[first.unwrap_or(2)..];
+    let parts = parts.iter().take(2).filter(|(number, _)| *number > 0);
+    let text: String = parts
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
 }
 
 /// Plans the cluster level: the collectives that the table's hardware allows and the user did not leave out.
@@ -131,6 +236,13 @@ fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
             selection.tags.join(", ")
         ));
     }
+    // Named ones have passed above; `--tag gpu` alone asks for no stress of GPUs.
+    let asked_for = !selection.checks.is_empty() || selection.tags.iter().any(|tag| tag == STRESS);
+    if spec.tags.contains(&STRESS) && !asked_for && selection.budget.is_none() {
+        return Some(format!(
+            "loads the whole machine, so it runs only when asked for: --tag {STRESS}, or --budget with time for it"
+        ));
+    }
     None
 }
 
@@ -158,5 +270,107 @@ fn absent(spec: &Spec, table: &Table, there: &BTreeSet<Hardware>) -> Option<Stri
                 table.instance_type
             )
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dhc_checks::catalog::CHECKS;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Options = BTreeMap<String, BTreeMap<String, String>>;
+
+    #[test]
+    fn every_check_of_a_node_has_its_worth() {
+        let checks = instance_checks(CHECKS);
+        let names: Vec<&str> = checks.iter().map(|check| check.spec().name).collect();
+        let mut rows: Vec<&str> = WORTH.iter().map(|(name, _)| *name).collect();
+        assert!(names.iter().all(|name| rows.contains(name)), "{names:?}");
+        rows.retain(|row| !names.contains(row));
+        assert_eq!(rows, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn times_are_spoken_as_the_command_line_takes_them() {
+        let spoken = |millis| spoken(Duration::from_millis(millis));
+        assert_eq!(spoken(600_000), "10m");
+        assert_eq!(spoken(5_400_000), "1h30m");
+        assert_eq!(spoken(62_000), "1m2s");
+        assert_eq!(
+            (spoken(32_000), spoken(1_500)),
+            ("32s".into(), "1s500ms".into())
+        );
+        assert_eq!((spoken(20), spoken(0)), ("20ms".into(), "0s".into()));
+    }
+
+    fn cost(planned: &Planned, options: &Options) -> Duration {
+        let none = BTreeMap::new();
+        let options = options.get(planned.check.spec().name).unwrap_or(&none);
+        planned.check.budget(options).expected
+    }
+
+    proptest! {
+        #[test]
+        fn a_budget_is_never_exceeded_nor_wasted_and_what_is_left_out_is_named(
+            seconds in 0..20_000_u64,
+            stress in 1..5_000_u64,
+            level in 1..=4_u64,
+            left_out in proptest::collection::vec(any::<bool>(), 64),
+        ) {
+            let budget = Duration::from_secs(seconds);
+            let set = |option: &str, value: u64| {
+                BTreeMap::from([(option.to_owned(), value.to_string())])
+            };
+            let options: Options = BTreeMap::from([
+                ("cpu-stress".to_owned(), set("seconds", stress)),
+                ("dcgm-diag".to_owned(), set("level", level)),
+            ]);
+            let before: Vec<Planned> = instance_checks(CHECKS)
+                .into_iter()
+                .zip(left_out)
+                .map(|(check, out)| Planned {
+                    check,
+                    left_out: out.then(|| "there is none".to_owned()),
+                })
+                .collect();
+            let after = within(before.clone(), budget, &options);
+            let names = |plan: &[Planned]| -> Vec<&str> {
+                plan.iter().map(|planned| planned.check.spec().name).collect()
+            };
+            prop_assert_eq!(names(&before), names(&after));
+            let kept = after.iter().filter(|planned| planned.left_out.is_none());
+            let used: Duration = kept.map(|planned| cost(planned, &options)).sum();
+            prop_assert!(used <= budget);
+            for (before, after) in before.iter().zip(&after) {
+                match (&before.left_out, &after.left_out) {
+                    (Some(before), after) => prop_assert_eq!(Some(before), after.as_ref()),
+                    (None, None) => {}
+                    (None, Some(why)) => {
+                        prop_assert!(why.contains("to keep within the budget of"), "{}", why);
+                        // What is left of the time is too little for it.
+                        prop_assert!(used + cost(after, &options) > budget);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn what_runs_found_more_in_its_time_than_what_was_left_out_for_it(seconds in 0..20_000_u64) {
+            let none = Options::new();
+            let all = instance_checks(CHECKS).into_iter();
+            let all = all.map(|check| Planned { check, left_out: None }).collect();
+            let plan = within(all, Duration::from_secs(seconds), &none);
+            let rate = |planned: &Planned| {
+                f64::from(worth(planned.check.spec().name)) / cost(planned, &none).as_secs_f64()
+            };
+            for out in plan.iter().filter(|planned| planned.left_out.is_some()) {
+                // With only the checks that are better, there would have been no room for it either.
+                let better = plan.iter().filter(|planned| planned.left_out.is_none() && rate(planned) >= rate(out));
+                let used: Duration = better.map(|planned| cost(planned, &none)).sum();
+                prop_assert!(used + cost(out, &none) > Duration::from_secs(seconds));
+            }
+        }
     }
 }

@@ -29,6 +29,8 @@ pub enum Kind {
     NeuronCore,
     /// A CPU, or all of them.
     Cpu,
+    /// Memory: of a NUMA node, or behind a memory controller.
+    Memory,
     /// A file system or disk.
     Disk,
     /// A PCI device that is none of the above.

@@ -1,12 +1,15 @@
 //! The checks, one file each. To add one: write its file, name it here, and put it into [`CHECKS`].
 
 pub mod cluster_node;
+mod cpu_stress;
 mod dcgm_diag;
+mod disk_stress;
 mod gpu;
 mod gpu_count;
 mod gpu_memory;
 mod host;
 mod loopback;
+mod memory_stress;
 mod mpi_allreduce;
 mod nccl_allreduce;
 mod nccom;
@@ -37,6 +40,9 @@ pub const CHECKS: &[Check] = &[
     Check::Instance(&training::GPU),
     Check::Instance(&training::NEURON),
     Check::Instance(&training::CPU),
+    Check::Instance(&cpu_stress::CpuStress),
+    Check::Instance(&memory_stress::MemoryStress),
+    Check::Instance(&disk_stress::DiskStress),
     Check::Cluster(&roll_call::RollCall),
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
     Check::Cluster(&nccl_allreduce::NcclAllReduce),

@@ -2,10 +2,28 @@
 
 /// The `MemTotal` of `/proc/meminfo`, in KiB (which the file calls `kB`).
 pub fn mem_total_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    meminfo_kib(meminfo, "MemTotal:")
+}
+
+/// The `MemAvailable` of `/proc/meminfo`, in KiB: what can be taken without swapping (since Linux 3.14).
+pub fn mem_available_kib(meminfo: &str) -> Option<u64> {
+    meminfo_kib(meminfo, "MemAvailable:")
+}
+
+fn meminfo_kib(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// The numbers below 65,536 that a list such as `0-3,8,10-11` names.
+pub fn list(list: &str) -> Option<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u16, u16) = (from.parse().ok()?, to.parse().ok()?);
+        numbers.extend((from..=to).map(u64::from));
+    }
+    Some(numbers)
 }
 
 /// How many numbers a list such as `0-3,8,10-11` names (Linux, Documentation/admin-guide/cputopology.rst).
@@ -67,6 +85,13 @@ mod tests {
         );
         assert_eq!(mem_total_kib("MemTotal:       21133"), None);
         assert_eq!(mem_total_kib(""), None);
+    }
+
+    #[test]
+    fn lists_of_cpus_are_written_out() {
+        assert_eq!(list("0-3,8,10-11\n"), Some(vec![0, 1, 2, 3, 8, 10, 11]));
+        assert_eq!(list(""), Some(vec![]));
+        assert_eq!((list("0-x"), list("0-65536")), (None, None));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod exec;
 mod files;
 mod kmsg;
+pub mod load;
+mod memory;
 mod neuron;
 pub mod nvml;
 pub mod processes;
@@ -10,7 +12,9 @@ mod rdma;
 mod readings;
 pub mod redact;
 pub mod sandbox;
+pub mod scratch;
 mod system;
+pub mod vector;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
