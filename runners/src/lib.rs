@@ -3,8 +3,10 @@
 pub mod cli;
 pub mod cluster;
 pub mod explain;
+pub mod fleet;
 pub mod imds;
 pub mod journal;
+pub mod learn;
 pub mod live;
 pub mod localise;
 pub mod machine;

@@ -158,20 +158,19 @@ pub fn judge(record: &Record, metrics: &[&Metric], table: &Table) -> Verdict {
             message,
         ));
     }
-    let status = findings
-        .iter()
-        .map(|finding| finding.status)
-        .max()
-        .unwrap_or(Status::Unknown);
-    let action = findings
-        .iter()
-        .map(|finding| finding.action)
-        .max()
-        .unwrap_or_default();
-    Verdict {
-        status,
-        action,
-        findings,
+    Verdict::of(findings)
+}
+
+impl Verdict {
+    /// What these findings mean together.
+    pub(crate) fn of(findings: Vec<Finding>) -> Verdict {
+        let statuses = findings.iter().map(|finding| finding.status);
+        let actions = findings.iter().map(|finding| finding.action);
+        Verdict {
+            status: statuses.max().unwrap_or(Status::Unknown),
+            action: actions.max().unwrap_or_default(),
+            findings,
+        }
     }
 }
 

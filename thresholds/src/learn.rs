@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::measurement::{At, Metric};
+use crate::peers::Peers;
 use crate::statistics::{Better, Centre, tolerance_factor, values_for_minimum};
 use crate::table::{Bounds, Conditions, Limit, Number, Table};
 
@@ -130,11 +131,21 @@ pub fn learn(samples: &[Sample], better: Better, terms: Terms) -> Result<Learned
         let centre = Centre::of(&values).expect("there are at least as many values as things");
         // Repeats of one thing make a bound no surer.
         let factor = tolerance_factor(things, terms.coverage);
-        let bound = better.worse(centre.median, factor * centre.spread);
+        let bound = if terms.minimum {
+            // What assumes no distribution may only drop what is out of the question.
+            Peers::new(&values, better)
+                .expect("there are more things than a comparison needs")
+                .bound()
+        } else {
+            better.worse(centre.median, factor * centre.spread)
+        };
         let before = kept.len();
         kept.retain(|place| better.worse_by(samples[*place].value, bound) <= 0.0);
         let dropped = samples.len() - kept.len();
-        #[expect(clippy::cast_precision_loss, reason = "numbers of values are far below 2^53")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "numbers of values are far below 2^53"
+        )]
         if dropped as f64 > DROPPED_MAX * samples.len() as f64 {
             return Err(NotLearned::Unhealthy {
                 dropped,
@@ -255,9 +266,7 @@ pub fn revise(
         (fail, Some(bound))
     };
     let first = holding.first();
-    let mut bounds = first
-        .map(|limit| limit.bounds.clone())
-        .unwrap_or_default();
+    let mut bounds = first.map(|limit| limit.bounds.clone()).unwrap_or_default();
     let (fail, warn) = (fail.map(Number::Fixed), warn.map(Number::Fixed));
     match better {
         Better::Higher => (bounds.fail_below, bounds.warn_below) = (fail, warn),
@@ -266,11 +275,7 @@ pub fn revise(
     Revision::Limit(Limit {
         metric: metric.name.to_owned(),
         unit: metric.unit,
-        at: Conditions {
-            bytes: at.bytes,
-            nodes: at.nodes.map(|nodes| (nodes, nodes)),
-            provider: at.provider.clone(),
-        },
+        at: Conditions::from(at),
         bounds,
         subjects: first.and_then(|limit| limit.subjects),
         fault: first.and_then(|limit| limit.fault.clone()),

@@ -5,7 +5,9 @@
 //! decides: the same record can be judged again later under another table. What was not measured is never a pass.
 
 mod cluster;
+mod diff;
 mod fault;
+mod fleet;
 mod hardware;
 mod judge;
 mod learn;
@@ -17,12 +19,12 @@ mod table;
 mod unit;
 
 pub use cluster::{ClusterReport, GroupReport, SearchReport, WaveReport};
+pub use diff::{Change, ChangeKind, diff};
 pub use fault::{Action, Fault, Faults};
+pub use fleet::{ComparisonReport, FleetReport, WidespreadReport, compare};
 pub use hardware::Hardware;
 pub use judge::{Bound, Finding, Status, Verdict, judge};
-pub use learn::{
-    Drawn, Learned, NotLearned, Revision, Sample, THINGS_MIN, Terms, learn, revise,
-};
+pub use learn::{Drawn, Learned, NotLearned, Revision, Sample, THINGS_MIN, Terms, learn, revise};
 pub use measurement::{
     At, Device, Ending, Evidence, Gap, Kind, Measurement, Metric, Record, Role, Subject,
 };
@@ -33,7 +35,7 @@ pub use report::{
 };
 pub use statistics::{Better, Centre};
 pub use table::{
-    Bounds, Conditions, Draft, Due, GENERIC, Limit, Number, TABLE_SCHEMA, Table, TableError, TableErrors,
-    TableFile, built_in,
+    Bounds, Conditions, Draft, Due, GENERIC, Limit, Number, TABLE_SCHEMA, Table, TableError,
+    TableErrors, TableFile, built_in,
 };
 pub use unit::{Unit, Value};

@@ -291,9 +291,7 @@ impl Metric {
     /// Which way the metric is better, where that can be said and matters: its unit is one of speed or of time, and it is
     /// not only kept as context.
     pub fn better(&self) -> Option<Better> {
-        self.unit
-            .better()
-            .filter(|_| self.role != Role::Context)
+        self.unit.better().filter(|_| self.role != Role::Context)
     }
 
     /// What was seen of this metric on `subject`.

@@ -52,6 +52,11 @@ impl Peers {
         })
     }
 
+    /// Where they are and how far apart.
+    pub fn centre(&self) -> Centre {
+        self.centre
+    }
+
     /// The last value that is not an outlier: so many spreads *and* such a share of the median away from it.
     pub fn bound(&self) -> f64 {
         let share = match self.better {
@@ -122,14 +127,13 @@ pub(crate) struct Comparable<'a> {
 
 /// The measurements of a record that can be compared with others at all: numbers of which more, or less, is better, and
 /// which are not merely kept as context.
-pub(crate) fn comparable<'a>(
-    record: &'a Record,
-    metrics: &[&'a Metric],
-) -> Vec<Comparable<'a>> {
+pub(crate) fn comparable<'a>(record: &'a Record, metrics: &[&'a Metric]) -> Vec<Comparable<'a>> {
     let one = |measurement: &'a Measurement| {
         let name = &measurement.metric;
         let metric = *metrics.iter().find(|metric| metric.name == name)?;
-        let better = metric.better().filter(|_| metric.unit == measurement.unit)?;
+        let better = metric
+            .better()
+            .filter(|_| metric.unit == measurement.unit)?;
         let value = measurement.value.number()?;
         let Subject { kind, name } = &measurement.subject;
         let model = match kind {

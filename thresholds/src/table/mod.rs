@@ -93,6 +93,17 @@ pub struct Conditions {
     pub provider: Option<String>,
 }
 
+impl From<&At> for Conditions {
+    /// The conditions that hold for measurements taken just so.
+    fn from(at: &At) -> Self {
+        Conditions {
+            bytes: at.bytes,
+            nodes: at.nodes.map(|nodes| (nodes, nodes)),
+            provider: at.provider.clone(),
+        }
+    }
+}
+
 impl Conditions {
     /// Whether they hold for a measurement taken at `taken`.
     pub fn hold(&self, taken: &At) -> bool {
@@ -122,6 +133,7 @@ impl fmt::Display for Conditions {
             write!(f, " at {bytes} bytes")?;
         }
         match self.nodes {
+            Some((from, to)) if from == to => write!(f, " over {from} nodes")?,
             Some((from, u32::MAX)) => write!(f, " over {from} nodes and more")?,
             Some((from, to)) => write!(f, " over {from} to {to} nodes")?,
             None => {}
@@ -160,7 +172,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    fn numbers(&self) -> [(&'static str, Option<Number>); 5] {
+    pub(crate) fn numbers(&self) -> [(&'static str, Option<Number>); 5] {
         [
             ("fail_below", self.fail_below),
             ("fail_above", self.fail_above),
