@@ -140,23 +140,32 @@ pub fn compare(
             .map(|node| machines[*node].name.to_owned())
             .collect()
     };
-    let mut concerned: Nodes<(Option<&str>, Alike)> = Nodes::new();
-    for outlier in &outliers {
-        let key = (outlier.kind, outlier.alike.clone());
-        concerned.entry(key).or_default().insert(outlier.machine);
-    }
-    let unlike = widespread(&concerned, &measured);
-    for (key, (_, of)) in &unlike {
-        let alike = &key.1;
-        fleet.widespread.push(WidespreadReport {
-            metric: alike.metric.to_owned(),
-            at: alike.at.clone(),
-            bound: PEERS.to_owned(),
-            nodes: names(&concerned[key]),
-            of: *of,
+    // Failures first: many warnings of devices that stood out once do not excuse the few that did so again and again.
+    for least in [Status::Fail, Status::Warn] {
+        let mut concerned: Nodes<(Option<&str>, Alike)> = Nodes::new();
+        for outlier in outliers
+            .iter()
+            .filter(|outlier| outlier.finding.status >= least)
+        {
+            let key = (outlier.kind, outlier.alike.clone());
+            concerned.entry(key).or_default().insert(outlier.machine);
+        }
+        let unlike = widespread(&concerned, &measured);
+        for (key, (_, of)) in &unlike {
+            let alike = &key.1;
+            fleet.widespread.push(WidespreadReport {
+                metric: alike.metric.to_owned(),
+                at: alike.at.clone(),
+                bound: PEERS.to_owned(),
+                nodes: names(&concerned[key]),
+                of: *of,
+            });
+        }
+        outliers.retain(|outlier| {
+            outlier.finding.status != least
+                || !unlike.contains_key(&(outlier.kind, outlier.alike.clone()))
         });
     }
-    outliers.retain(|outlier| !unlike.contains_key(&(outlier.kind, outlier.alike.clone())));
     let (failed, judged) = by_table(&machines);
     let failures = widespread(&failed, &judged);
     for (key, (_, of)) in &failures {
@@ -326,8 +335,19 @@ fn pools<'a>(
             }
         }
     }
-    // What all machines of a type have on one of them alone is compared already.
-    pools.retain(|_, pool| !pool.across || pool.nodes().len() > 1);
+    // Eight devices of a node say less than the hundreds of the fleet, and a spread of so few is often too small; they are
+    // compared with one another where there is no fleet.
+    pools.retain(|_, pool| {
+        !pool.across || (pool.nodes().len() > 1 && pool.members.len() >= PEERS_MIN)
+    });
+    let across: BTreeSet<(Option<&str>, Alike)> = pools
+        .keys()
+        .filter(|(machine, ..)| machine.is_none())
+        .map(|(_, kind, alike)| (*kind, alike.clone()))
+        .collect();
+    pools.retain(|(machine, kind, alike), _| {
+        machine.is_none() || !across.contains(&(*kind, alike.clone()))
+    });
     pools
 }
 

@@ -483,7 +483,8 @@ fn slow_devices_are_found_and_sound_ones_left_alone_as_often_as_is_stated() {
                 let case = format!("{fleet:?}: {once:?} {thrice:?}");
                 let found = percent(thrice.failed, thrice.slow);
                 let due = match (slow >= 0.2, spread >= 0.02, heavy) {
-                    (true, ..) => 97.0,
+                    (true, _, true) => 90.0,
+                    (true, _, false) => 97.0,
                     (false, false, false) => 99.0,
                     (false, true, _) => 60.0,
                     (false, _, true) => 85.0,
@@ -497,7 +498,7 @@ fn slow_devices_are_found_and_sound_ones_left_alone_as_often_as_is_stated() {
 }
 
 #[test]
-fn a_fleet_without_a_slow_device_has_none_that_fails() {
+fn of_ten_thousand_sound_devices_one_at_most_fails_in_two_runs_of_three() {
     for spread in [0.005, 0.01, 0.02] {
         let fleet = Fleet {
             nodes: 64,
@@ -507,8 +508,12 @@ fn a_fleet_without_a_slow_device_has_none_that_fails() {
             seed: 11,
         };
         let (once, thrice, learned) = many(fleet, 20);
-        assert_eq!(thrice.falsely_failed, 0, "{spread}");
-        assert!(once.falsely_warned <= 1, "{spread}: {once:?}");
+        let innocent = percent(thrice.falsely_failed, thrice.sound);
+        assert!(innocent <= 0.01, "{spread}: {thrice:?}");
+        assert!(
+            percent(once.falsely_warned, once.sound) <= 0.01,
+            "{spread}: {once:?}"
+        );
         assert!(
             percent(learned.falsely_warned, learned.sound) < 0.3,
             "{learned:?}"

@@ -8,7 +8,7 @@ use dhc_thresholds::{
 };
 
 /// What the devices of generated fleets are measured by.
-pub const SPEED: Metric = Metric {
+pub(crate) const SPEED: Metric = Metric {
     name: "nic.speed",
     unit: Unit::GigabytesPerSecond,
     about: "how fast the card is",
@@ -17,7 +17,7 @@ pub const SPEED: Metric = Metric {
 };
 
 /// All metrics of generated fleets.
-pub fn metrics(_check: &str) -> Vec<&'static Metric> {
+pub(crate) fn metrics(_check: &str) -> Vec<&'static Metric> {
     vec![&SPEED]
 }
 
@@ -33,17 +33,17 @@ source = "this simulation"
 "#;
 
 /// Devices of a node.
-pub const DEVICES: usize = 8;
+pub(crate) const DEVICES: usize = 8;
 
 /// One device in so many is slow.
-pub const SLOW_ONE_IN: usize = 64;
+pub(crate) const SLOW_ONE_IN: usize = 64;
 
 /// Chance that always falls the same way (SplitMix64).
-pub struct Chance(pub u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
     /// Evenly from 0 to 1, never 0.
-    pub fn even(&mut self) -> f64 {
+    pub(crate) fn even(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -52,13 +52,13 @@ impl Chance {
     }
 
     /// Of the standard normal distribution (Box and Muller).
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * self.even().min(1.0).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.even()).cos()
     }
 
     /// Of Student's t distribution with three degrees of freedom: tails as heavy as those of a busy machine.
-    pub fn heavy(&mut self) -> f64 {
+    pub(crate) fn heavy(&mut self) -> f64 {
         let squares: f64 = (0..3).map(|_| self.normal().powi(2)).sum();
         self.normal() / (squares / 3.0).sqrt()
     }
@@ -66,27 +66,27 @@ impl Chance {
 
 /// A fleet to generate.
 #[derive(Clone, Copy, Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     /// How many nodes.
-    pub nodes: usize,
+    pub(crate) nodes: usize,
     /// The spread of sound devices from run to run and among each other, as a share of the speed.
-    pub spread: f64,
+    pub(crate) spread: f64,
     /// Whether the variation has heavy tails.
-    pub heavy: bool,
+    pub(crate) heavy: bool,
     /// By what share the slow devices are slower; nothing is slow where it is 0.
-    pub slow: f64,
+    pub(crate) slow: f64,
     /// Where chance begins.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl Fleet {
     /// Whether the device with this number is slow.
-    pub fn is_slow(&self, number: usize) -> bool {
+    pub(crate) fn is_slow(&self, number: usize) -> bool {
         self.slow > 0.0 && number % SLOW_ONE_IN == SLOW_ONE_IN / 2 + 3
     }
 
     /// What each device shows in each of so many runs.
-    pub fn values(&self, runs: usize) -> Vec<Vec<f64>> {
+    pub(crate) fn values(&self, runs: usize) -> Vec<Vec<f64>> {
         let mut chance = Chance(self.seed);
         let mut vary = || {
             if self.heavy {
@@ -113,7 +113,7 @@ impl Fleet {
     }
 
     /// The results of so many runs.
-    pub fn results(&self, runs: usize) -> Vec<Report> {
+    pub(crate) fn results(&self, runs: usize) -> Vec<Report> {
         let table = Table::parse(TABLE, "simulation", &[&SPEED], &|_| None).unwrap();
         let values = self.values(runs);
         let result =
@@ -122,7 +122,7 @@ impl Fleet {
     }
 
     /// What peers say of the fleet after so many runs.
-    pub fn compared(&self, runs: usize) -> Found {
+    pub(crate) fn compared(&self, runs: usize) -> Found {
         let (nodes, _) = compare(&self.results(runs), &metrics);
         let mut found = Found::default();
         let mut accused: BTreeMap<usize, Status> = BTreeMap::new();
@@ -151,7 +151,7 @@ impl Fleet {
     }
 
     /// What a bound that was learned from a healthy fleet like it says of one run.
-    pub fn against_learned(&self, teachers: usize) -> Found {
+    pub(crate) fn against_learned(&self, teachers: usize) -> Found {
         let healthy = Fleet {
             nodes: teachers,
             slow: 0.0,
@@ -178,7 +178,7 @@ impl Fleet {
 }
 
 /// Values as one sample of a device each.
-pub fn samples(values: &[f64]) -> Vec<Sample> {
+pub(crate) fn samples(values: &[f64]) -> Vec<Sample> {
     let sample = |(number, value): (usize, &f64)| Sample {
         of: format!("device {number}"),
         value: *value,
@@ -187,7 +187,7 @@ pub fn samples(values: &[f64]) -> Vec<Sample> {
 }
 
 /// A result with the speeds of eight devices a node.
-pub fn report(id: &str, table: &Table, values: &[f64]) -> Report {
+pub(crate) fn report(id: &str, table: &Table, values: &[f64]) -> Report {
     let node = |(place, speeds): (usize, &[f64])| {
         let mut record = Record::new("nic-test", Ending::Finished);
         let card = |(number, speed): (usize, &f64)| {
@@ -228,19 +228,19 @@ pub fn report(id: &str, table: &Table, values: &[f64]) -> Report {
 
 /// How many devices were found.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Slow devices.
-    pub slow: usize,
+    pub(crate) slow: usize,
     /// Those that were at least warned of.
-    pub warned: usize,
+    pub(crate) warned: usize,
     /// Those that failed.
-    pub failed: usize,
+    pub(crate) failed: usize,
     /// Sound devices.
-    pub sound: usize,
+    pub(crate) sound: usize,
     /// Those that were warned of or failed all the same.
-    pub falsely_warned: usize,
+    pub(crate) falsely_warned: usize,
     /// Those that failed all the same.
-    pub falsely_failed: usize,
+    pub(crate) falsely_failed: usize,
 }
 
 impl Found {
@@ -258,7 +258,7 @@ impl Found {
     }
 
     /// Both together.
-    pub fn and(self, other: Found) -> Found {
+    pub(crate) fn and(self, other: Found) -> Found {
         Found {
             slow: self.slow + other.slow,
             warned: self.warned + other.warned,
@@ -271,12 +271,12 @@ impl Found {
 }
 
 /// A share in percent.
-pub fn percent(part: usize, of: usize) -> f64 {
+pub(crate) fn percent(part: usize, of: usize) -> f64 {
     100.0 * part as f64 / of.max(1) as f64
 }
 
 /// So many fleets that differ by chance alone, counted together: after one run, after three, and against a learned bound.
-pub fn many(fleet: Fleet, fleets: u64) -> (Found, Found, Found) {
+pub(crate) fn many(fleet: Fleet, fleets: u64) -> (Found, Found, Found) {
     let empty = || (Found::default(), Found::default(), Found::default());
     (0..fleets).fold(empty(), |(once, thrice, learned), number| {
         let fleet = Fleet {
