@@ -34,9 +34,9 @@ pub enum Command {
         #[arg(long, conflicts_with = "metrics")]
         markdown: bool,
     },
-    /// Explain a check or a fault class.
+    /// Explain a check, a fault class, or what concerns them all.
     Explain {
-        /// The name of a check, or a fault class such as `gpu.lost`.
+        /// The name of a check, a fault class such as `gpu.lost`, `learning` or `peers`.
         topic: String,
     },
     /// Judge stored measurements again, without touching hardware.

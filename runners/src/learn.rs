@@ -578,10 +578,10 @@ impl Series {
             [first, .., last] => format!("{} runs from {first} to {last}", runs.len()),
             [] => unreachable!("a series has a value, and a value a run"),
         };
-        let percent = Value::Real(coverage * 100.0);
+        let percent = (coverage * 1e5).round() / 1e3;
         let drawn = match learned.drawn {
             Drawn::Tolerance { factor } => format!(
-                "{factor:.2} spreads beyond the median, the {percent} % tolerance bound at 95 % confidence for {} things",
+                "{factor:.2} spreads beyond the median, as for the {percent} % tolerance bound at 95 % confidence of {} normal values",
                 learned.things
             ),
             Drawn::Minimum => format!(

@@ -172,7 +172,7 @@ fn a_table_is_learned_that_is_sound_and_finds_its_own_machines_healthy_but_for_a
     for words in [
         "extends = \"p5.48xlarge\"",
         "learned from 6 nodes, 192 values of 192 things, 6 runs from 01K0000000000 to 01K0000000005",
-        "99.9 % tolerance bound at 95 % confidence",
+        "99.9 % tolerance bound at 95 % confidence of 192 normal values",
         "with libfabric 2.1",
         "samples = 192",
         "validated_on = \"2026-11-24\"",
@@ -425,6 +425,15 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
         .unwrap();
     let bound: f64 = bound.parse().unwrap();
     assert!(bound > 38.0 && bound < 40.0, "{bound}");
+}
+
+#[test]
+fn learning_and_peers_are_explained() {
+    let site = Site::new();
+    site.dhc(&["explain", "learning"], &[])
+        .ends(0, &["--allow-lower", "20 devices"]);
+    site.dhc(&["explain", "peers"], &[])
+        .ends(0, &["two of a device's last three runs"]);
 }
 
 // --- diff --------------------------------------------------------------------------------------------------------------
