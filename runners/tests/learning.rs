@@ -193,12 +193,12 @@ fn a_table_is_learned_that_is_sound_and_finds_its_own_machines_healthy_but_for_a
         .ends(0, &[]);
     }
     // 4 % slower: no floor and no peer says anything, but the learned bound does.
-    results.push(site.keep("slow.json", &node_result(7, 0, &[(3, 11.3)])));
+    results.push(site.keep("slow.json", &node_result(7, 0, &[(3, 11.4)])));
     site.dhc(&["judge"], &results[6..]).ends(0, &[]);
     site.dhc(&["judge", "--thresholds", "new.toml"], &results[6..])
         .ends(
             1,
-            &["efa.loopback.bandwidth of rdmap3s0 is 11.300 GB/s, should be at least"],
+            &["efa.loopback.bandwidth of rdmap3s0 is 11.400 GB/s, should be at least"],
         );
 }
 
