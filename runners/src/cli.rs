@@ -37,9 +37,9 @@ pub enum Command {
         #[arg(long, conflicts_with = "metrics")]
         markdown: bool,
     },
-    /// Explain a check or a fault class.
+    /// Explain a check, a fault class, or what concerns them all.
     Explain {
-        /// The name of a check, or a fault class such as `gpu.lost`.
+        /// The name of a check, a fault class such as `gpu.lost`, `learning` or `peers`.
         topic: String,
     },
     /// Judge stored measurements again, without touching hardware.
@@ -61,6 +61,24 @@ pub enum Command {
         /// The machine.
         #[command(flatten)]
         machine: MachineArgs,
+    },
+    /// Hold the results of several nodes or runs against each other: nodes of a type are peers, and so are their devices.
+    ///
+    /// A device that is not like its peers is worth watching; one that is unlike them in two of the last three runs of its
+    /// node's boot has failed. The outcome is a result like any other. `dhc explain peers` says more.
+    Compare {
+        /// Results, journals, or the folders of runs; several runs of a node count as repeats.
+        #[arg(required = true, value_name = "RESULT")]
+        results: Vec<PathBuf>,
+        /// The threshold file to judge by besides.
+        #[arg(long, value_name = "FILE")]
+        thresholds: Option<PathBuf>,
+        /// Judge by the instance type's own table, even if a run was judged by a file.
+        #[arg(long, conflicts_with = "thresholds")]
+        built_in: bool,
+        /// How to print the verdict.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
     /// Check that the files of a run are what dhc wrote.
     Verify {
@@ -110,7 +128,7 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Show or validate threshold tables.
+    /// Show, validate, compare or learn threshold tables.
     Thresholds {
         /// What to do with them.
         #[command(subcommand)]
@@ -348,6 +366,70 @@ pub enum ThresholdsCommand {
         /// The file.
         file: PathBuf,
     },
+    /// Say what changed from one table to another; exit status 0 if nothing did, 1 if something did.
+    Diff {
+        /// An instance type, `generic`, or a threshold file.
+        from: String,
+        /// The same.
+        to: String,
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Make a threshold file from the results of healthy machines: beyond its bounds a value is unlike them, which warns.
+    ///
+    /// Machines that failed are refused, too few of them teach nothing, and no bound of the table that is extended becomes
+    /// worse unless you agree to it. `dhc explain learning` says more.
+    Learn(Box<LearnArgs>),
+}
+
+/// What `dhc thresholds learn` can be told.
+#[derive(Debug, Args)]
+pub struct LearnArgs {
+    /// Results, journals, or the folders of runs.
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+    /// Write the threshold file here, where nothing may be yet; standard output if left out.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// The table that the new one extends; that of the instance type if left out.
+    #[arg(long, value_name = "TABLE|FILE")]
+    pub extends: Option<String>,
+    /// The instance type, where the results do not tell it.
+    #[arg(long, value_name = "TYPE")]
+    pub instance_type: Option<String>,
+    /// Learn this metric alone, even if it is only kept as context (repeat or separate with commas); every speed and latency
+    /// that is judged, if left out.
+    #[arg(long = "metric", value_name = "METRIC", value_delimiter = ',')]
+    pub metrics: Vec<String>,
+    /// What share of healthy values keeps a bound, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.9, value_parser = coverage)]
+    pub coverage: f64,
+    /// Take the worst healthy value for the bound, which assumes no distribution and needs 299 things for 99 %, 2,995 for
+    /// 99.9 %.
+    #[arg(long)]
+    pub minimum: bool,
+    /// Agree that the bound of this metric becomes worse than the table's own.
+    #[arg(long, value_name = "METRIC", value_delimiter = ',')]
+    pub allow_lower: Vec<String>,
+    /// Leave out machines that are unfit to be learned from, up to a tenth of them, instead of refusing.
+    #[arg(long)]
+    pub leave_out_unfit: bool,
+    /// Learn from results that have expired.
+    #[arg(long)]
+    pub expired: bool,
+    /// Learn from machines with different versions of drivers and libraries together.
+    #[arg(long)]
+    pub mixed_versions: bool,
+}
+
+fn coverage(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| "write a number".to_owned())?;
+    if (50.0..=99.999).contains(&percent) {
+        Ok(percent)
+    } else {
+        Err("must be from 50 to 99.999".to_owned())
+    }
 }
 
 /// Which level to check.

@@ -73,10 +73,41 @@ pub fn metrics() -> String {
     text
 }
 
+/// What concerns more than one check. The whole of it stands in `thresholds/LEARNING.md`.
+const GENERAL: &[(&str, &str)] = &[
+    (
+        "learning",
+        "\
+learning: bounds from what healthy machines measure
+
+`dhc thresholds learn RESULT...` draws a bound for every speed and latency that is judged: the median, less (or more) so many
+spreads that 99.9 % of healthy values keep it. Beyond it a value warns, since it is unusual and not yet broken; a floor that
+the table has goes on to fail. Fewer than 20 devices or groups teach nothing. Machines that failed, could not be looked at,
+expired, are of another type or have other versions of drivers and libraries are refused; more than a tenth of the values
+dropped, and the fleet is not healthy. A bound that is more than 2 % worse than the table's own has to be agreed to with
+--allow-lower. Look at what changed with `dhc thresholds diff` before you use a new table.
+",
+    ),
+    (
+        "peers",
+        "\
+peers: things of equal kind as each other's judges
+
+Devices of one node, and of all nodes of a type (`dhc compare RESULT...`), are held against each other where at least five
+were measured alike. An outlier is worse than the median by so many spreads that a sound comparison has one in a hundred at
+most, and by 5 % (bandwidth) or 10 % (latency). To stand out once is a warning; in two of a device's last three runs of one
+boot, a failure. What more than a fifth of the nodes have in common is configuration or fabric, and nobody is singled out.
+Peers never make a pass of what no table limits.
+",
+    ),
+];
+
 /// What is to be known of a check or fault class, if there is one of this name.
 pub fn topic(name: &str) -> Option<String> {
-    catalog::find(name)
-        .map(check)
+    let general = GENERAL.iter().find(|(topic, _)| *topic == name);
+    general
+        .map(|(_, text)| (*text).to_owned())
+        .or_else(|| catalog::find(name).map(check))
         .or_else(|| Faults::built_in().get(name).map(fault))
 }
 

@@ -20,8 +20,8 @@ use dhc_checks::catalog::{self, CHECKS};
 use dhc_checks::check::{self, Task, chain};
 use dhc_checks::host::{Host, redact};
 use dhc_runners::cli::{
-    Cli, Command, Document, Format, HistoryArgs, Level, MachineArgs, RecoverCommand, RecoveryArgs,
-    RunArgs, ThresholdsCommand,
+    Cli, Command, Document, Format, HistoryArgs, LearnArgs, Level, MachineArgs, RecoverCommand,
+    RecoveryArgs, RunArgs, ThresholdsCommand,
 };
 use dhc_runners::export::{self, Target};
 use dhc_runners::journal::Journal;
@@ -33,8 +33,8 @@ use dhc_runners::render::{self, Paper, html, recovery};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::status::{self, Condition};
 use dhc_runners::store::{self, Store, StoreError};
-use dhc_runners::{Exit, cluster, explain, imds, journal, live, supervise, tables};
-use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile};
+use dhc_runners::{Exit, cluster, explain, fleet, imds, journal, learn, live, supervise, tables};
+use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile, diff};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -120,6 +120,12 @@ fn act(command: Command) -> Result<Exit, Failure> {
             false => guarded_status(npd),
             true => last_results(npd, format, &machine),
         },
+        Command::Compare {
+            results,
+            thresholds,
+            built_in,
+            format,
+        } => compare(&results, thresholds.as_deref(), built_in, format),
         Command::Recover { command } => recover(command),
         Command::History {
             node,
@@ -139,14 +145,21 @@ fn act(command: Command) -> Result<Exit, Failure> {
         } => print(&explain::tables()),
         Command::Thresholds {
             command: ThresholdsCommand::Show { table: Some(name) },
+        } => print(&explain::table(&tables::named(&name)?)),
+        Command::Thresholds {
+            command: ThresholdsCommand::Diff { from, to, format },
         } => {
-            let chosen = if Path::new(&name).is_file() {
-                tables::file(Path::new(&name))?
-            } else {
-                tables::built_in_table(&name)?
+            let changes = diff(&tables::named(&from)?.table, &tables::named(&to)?.table);
+            match format {
+                Format::Json => print_document(&render::tables::changes_json(&changes)?)?,
+                Format::Table => print(&render::tables::changes(&changes))?,
             };
-            print(&explain::table(&chosen))
+            let same = changes.is_empty();
+            Ok(if same { Exit::Pass } else { Exit::Warn })
         }
+        Command::Thresholds {
+            command: ThresholdsCommand::Learn(args),
+        } => learned(*args),
         Command::Thresholds {
             command: ThresholdsCommand::Validate { file },
         } => {
@@ -582,6 +595,13 @@ fn last_results(
 }
 
 fn judge(stored: &Report, thresholds: Option<&Path>, format: Format) -> Result<Exit, Failure> {
+    let report = judged(stored, thresholds)?;
+    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
+    Ok(Exit::of(&report))
+}
+
+/// A stored report judged again, by the user's file or by the table of its own instance type.
+fn judged(stored: &Report, thresholds: Option<&Path>) -> Result<Report, Failure> {
     let judged_by = &stored.judged_by;
     let own_type = if judged_by.origin == tables::BUILT_IN {
         Some(judged_by.instance_type.as_str())
@@ -589,9 +609,84 @@ fn judge(stored: &Report, thresholds: Option<&Path>, format: Format) -> Result<E
         instance_type(stored)
     };
     let chosen = tables::choose(thresholds, None, own_type)?;
-    let report = stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table);
+    Ok(stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table))
+}
+
+/// Puts results together, with nodes of a type as each other's peers.
+fn compare(
+    paths: &[PathBuf],
+    thresholds: Option<&Path>,
+    built_in: bool,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let mut results = Vec::new();
+    for path in paths {
+        let stored = stored(path)?;
+        if stored.cluster.is_some() {
+            return Err(format!(
+                "`{}` is of the cluster level, whose groups were compared when they were measured; compare results of the \
+                 instance level",
+                path.display()
+            )
+            .into());
+        }
+        if thresholds.is_none() && !built_in {
+            refuse_another_table(&stored)?;
+        }
+        results.push(judged(&stored, thresholds)?);
+    }
+    let report = fleet::together(&results, ulid::Ulid::new().to_string())?;
     show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
     Ok(Exit::of(&report))
+}
+
+/// Makes a threshold file from results.
+fn learned(args: LearnArgs) -> Result<Exit, Failure> {
+    if let Some(out) = args
+        .out
+        .as_ref()
+        .filter(|out| out.symlink_metadata().is_ok())
+    {
+        return Err(format!(
+            "`{}` is there already; earlier tables are worth keeping, so name another file, and see what changed with \
+             `dhc thresholds diff`",
+            out.display()
+        )
+        .into());
+    }
+    let mut results = Vec::new();
+    for path in &args.results {
+        results.push((path.display().to_string(), stored(path)?));
+    }
+    let base = args.extends.as_deref().map(tables::named).transpose()?;
+    let terms = learn::Terms {
+        bounds: dhc_thresholds::Terms {
+            coverage: args.coverage / 100.0,
+            minimum: args.minimum,
+        },
+        metrics: args.metrics,
+        allow_lower: args.allow_lower,
+        instance_type: args.instance_type,
+        expired: args.expired,
+        mixed_versions: args.mixed_versions,
+        leave_out_unfit: args.leave_out_unfit,
+    };
+    let lesson = learn::from_results(&results, base, &terms, jiff::Timestamp::now())?;
+    for line in &lesson.said {
+        eprintln!("dhc: {}", render::printable(line));
+    }
+    if lesson.limits == 0 {
+        eprintln!("dhc: nothing was learned, so nothing is written");
+        return Ok(Exit::Unknown);
+    }
+    match &args.out {
+        Some(out) => {
+            store::write_file(out, lesson.text.as_bytes())?;
+            let limits = lesson.limits;
+            print(&format!("{}: {limits} limits learned\n", out.display()))
+        }
+        None => print_document(&lesson.text),
+    }
 }
 
 /// What a user's file allowed or forbade must not change for want of a word on the command line.

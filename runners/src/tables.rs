@@ -100,6 +100,19 @@ pub fn file(path: &Path) -> Result<Chosen, TablesError> {
     Ok(chosen(table, &origin, &text))
 }
 
+/// The table that a user names: a file if there is one of this name, else a built-in table.
+///
+/// # Errors
+/// As [`file`] and [`built_in_table`].
+pub fn named(name: &str) -> Result<Chosen, TablesError> {
+    let path = Path::new(name);
+    if path.is_file() {
+        file(path)
+    } else {
+        built_in_table(name)
+    }
+}
+
 /// The table for a run: the user's file if there is one, else that of the type, else the generic one.
 ///
 /// # Errors

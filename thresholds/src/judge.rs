@@ -3,7 +3,8 @@
 //! The rules, each with a test below:
 //! - a bound that is broken is a *fail* (or *warn*, if the limit says so), even if the check did not end well;
 //! - what was not measured, or measured without a limit, is *unknown*: never a pass;
-//! - a check that could not look is an *error*, which never accuses the hardware.
+//! - a check that could not look is an *error*, which never accuses the hardware;
+//! - a device that is not like its peers is a *warn*, whatever the table says of it.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Action, Faults};
 use crate::measurement::{At, Ending, Measurement, Metric, Record, Role, Subject};
+use crate::peers::unlike_its_peers;
 use crate::table::{Limit, Number, Table};
 use crate::unit::{Unit, Value};
 
@@ -105,11 +107,12 @@ pub struct Finding {
 /// The bound that decided a finding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Bound {
-    /// Which: `fail_below`, `fail_above`, `warn_below`, `warn_above`, `expect`, `one_of`, `warn_if`.
+    /// Which: `fail_below`, `fail_above`, `warn_below`, `warn_above`, `expect`, `one_of`, `warn_if`, `peers_below`,
+    /// `peers_above`.
     pub rule: String,
     /// Its number, or its words parted by commas.
     pub value: Value,
-    /// The table that it stands in.
+    /// The table that it stands in; `peers` where it comes from the other devices or nodes of the kind.
     pub origin: String,
     /// Where that table has it from.
     pub source: String,
@@ -144,6 +147,7 @@ pub fn judge(record: &Record, metrics: &[&Metric], table: &Table) -> Verdict {
     findings.extend(too_few_subjects(record, metrics, table));
     findings.extend(ending(record));
     findings.extend(missing(record, metrics));
+    add_peers(&mut findings, unlike_its_peers(record, metrics));
     if findings.is_empty() {
         let message = "the check measured nothing that could be judged".to_owned();
         findings.push(unjudged(
@@ -154,20 +158,35 @@ pub fn judge(record: &Record, metrics: &[&Metric], table: &Table) -> Verdict {
             message,
         ));
     }
-    let status = findings
-        .iter()
-        .map(|finding| finding.status)
-        .max()
-        .unwrap_or(Status::Unknown);
-    let action = findings
-        .iter()
-        .map(|finding| finding.action)
-        .max()
-        .unwrap_or_default();
-    Verdict {
-        status,
-        action,
-        findings,
+    Verdict::of(findings)
+}
+
+impl Verdict {
+    /// What these findings mean together.
+    pub(crate) fn of(findings: Vec<Finding>) -> Verdict {
+        let statuses = findings.iter().map(|finding| finding.status);
+        let actions = findings.iter().map(|finding| finding.action);
+        Verdict {
+            status: statuses.max().unwrap_or(Status::Unknown),
+            action: actions.max().unwrap_or_default(),
+            findings,
+        }
+    }
+}
+
+/// Adds what peers say of things that nothing graver, and no other bound as grave, is held against.
+pub(crate) fn add_peers(findings: &mut Vec<Finding>, peers: Vec<Finding>) {
+    let told = |finding: &Finding, peer: &Finding| {
+        finding.bound.is_some()
+            && finding.status >= peer.status
+            && finding.metric == peer.metric
+            && finding.subject == peer.subject
+            && finding.at == peer.at
+    };
+    for peer in peers {
+        if !findings.iter().any(|finding| told(finding, &peer)) {
+            findings.push(peer);
+        }
     }
 }
 
@@ -248,6 +267,19 @@ fn against(
         origin: limit.origin.clone(),
         source: limit.source.clone(),
     };
+    let fault = limit.fault.as_deref();
+    Some(finding(measurement, metric, status, bound, margin, fault))
+}
+
+/// What one measurement means, if this bound decides it. `fault` is the class of the bound, if it has one of its own.
+pub(crate) fn finding(
+    measurement: &Measurement,
+    metric: &Metric,
+    status: Status,
+    bound: Bound,
+    margin: Option<f64>,
+    fault: Option<&str>,
+) -> Finding {
     let mut finding = Finding {
         status,
         metric: metric.name.to_owned(),
@@ -265,7 +297,7 @@ fn against(
         let class = measurement
             .fault
             .as_deref()
-            .or(limit.fault.as_deref())
+            .or(fault)
             .unwrap_or(metric.fault);
         finding.action = match status {
             Status::Fail => Faults::built_in().action(class),
@@ -276,7 +308,7 @@ fn against(
         finding.message = said(measurement, metric, &bound);
     }
     finding.bound = Some(bound);
-    Some(finding)
+    finding
 }
 
 type Decision = (Status, &'static str, Value, Option<f64>);
@@ -523,6 +555,8 @@ fn said(measurement: &Measurement, metric: &Metric, bound: &Bound) -> String {
         "warn_below" => "should be at least",
         "warn_above" => "should be at most",
         "warn_if" => "one of those worth watching:",
+        "peers_below" => "its peers have at least",
+        "peers_above" => "its peers have at most",
         _ => "must be one of",
     };
     let detail = measurement

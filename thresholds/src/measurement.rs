@@ -7,6 +7,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::statistics::Better;
 use crate::unit::{Unit, Value};
 
 /// What kind of thing a subject is.
@@ -289,6 +290,12 @@ pub struct Gap {
 }
 
 impl Metric {
+    /// Which way the metric is better, where that can be said and matters: its unit is one of speed or of time, and it is
+    /// not only kept as context.
+    pub fn better(&self) -> Option<Better> {
+        self.unit.better().filter(|_| self.role != Role::Context)
+    }
+
     /// What was seen of this metric on `subject`.
     pub fn of(&self, subject: Subject, value: impl Into<Value>) -> Measurement {
         Measurement {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterReport;
 use crate::fault::{Action, Faults};
+use crate::fleet::FleetReport;
 use crate::judge::{Finding, Status, Verdict, judge};
 use crate::measurement::{Device, Ending, Metric, Record};
 use crate::table::Table;
@@ -37,6 +38,9 @@ pub struct Report {
     /// The nodes together, if the run looked at them so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterReport>,
+    /// What the results of several runs say together, if this result puts them together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetReport>,
 }
 
 /// One run of dhc.
@@ -175,6 +179,24 @@ impl CheckReport {
         }
     }
 
+    /// The check with these findings instead of its own; one that was left out stays so.
+    pub(crate) fn with_findings(&self, findings: Vec<Finding>) -> Self {
+        if self.skipped().is_some() {
+            return self.clone();
+        }
+        let Verdict {
+            status,
+            action,
+            findings,
+        } = Verdict::of(findings);
+        CheckReport {
+            status,
+            action,
+            findings,
+            ..self.clone()
+        }
+    }
+
     /// Why it was not run, if it was left out.
     pub fn skipped(&self) -> Option<&str> {
         match &self.record.ending {
@@ -258,7 +280,18 @@ impl Report {
             complete,
             nodes,
             cluster: None,
+            fleet: None,
         }
+    }
+
+    /// With what is known of the runs together. What many nodes have in common is held against none of them, but the whole is
+    /// not well.
+    pub fn with_fleet(mut self, fleet: FleetReport) -> Self {
+        if !fleet.widespread.is_empty() {
+            self.status = self.status.max(Status::Warn);
+        }
+        self.fleet = Some(fleet);
+        self
     }
 
     /// With what is known of the nodes together, which counts for the whole as a node does.

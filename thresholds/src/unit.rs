@@ -6,6 +6,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::statistics::Better;
+
 /// The unit of a measurement, written in files exactly as [`Unit::symbol`] gives it.
 ///
 /// Prefixes are decimal (`GB/s` is 10⁹ bytes a second) unless they say otherwise (`MiB`).
@@ -93,6 +95,26 @@ impl Unit {
             Unit::Watts => "W",
             Unit::Megahertz => "MHz",
             Unit::State => "state",
+        }
+    }
+
+    /// Which way a quantity in this unit is better, if its unit alone says so.
+    pub const fn better(self) -> Option<Better> {
+        match self {
+            Unit::GigabytesPerSecond | Unit::GigabitsPerSecond | Unit::GigatransfersPerSecond => {
+                Some(Better::Higher)
+            }
+            Unit::Microseconds => Some(Better::Lower),
+            Unit::Count
+            | Unit::Lanes
+            | Unit::Seconds
+            | Unit::Bytes
+            | Unit::Mebibytes
+            | Unit::Percent
+            | Unit::Celsius
+            | Unit::Watts
+            | Unit::Megahertz
+            | Unit::State => None,
         }
     }
 

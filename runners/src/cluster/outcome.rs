@@ -1,26 +1,16 @@
 //! What a measured group turned out to be: held against the table's limit, and against the other groups of the run.
 
 use dhc_checks::check::ClusterCheck;
-use dhc_thresholds::{Ending, Metric, Record, Status, Table, Value, judge};
+use dhc_thresholds::{
+    Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
+};
 
 use crate::localise::{Group, Node, Outcome, Purpose};
 
-/// Groups that a comparison needs; half of them may be bad before the median is.
-const PEERS_MIN: usize = 5;
-
-/// With fewer, at least so many, only a group below half their median fails: of two groups, one that is three times as
+/// With fewer than [`PEERS_MIN`], at least so many, only a group below half their median fails: of two groups, one that is three times as
 /// slow as the other.
 const PEERS_FEW: usize = 2;
 const FAR_BELOW: f64 = 0.5;
-
-/// A group is slower than its peers if it is below their median by this share and by so many spreads.
-const BELOW: f64 = 0.95;
-
-/// The least spread, as a share of the median: equal figures must not make any other one an outlier.
-const SPREAD_MIN: f64 = 0.005;
-
-/// Consistency of the median absolute deviation with the standard deviation of a normal distribution.
-const MAD_TO_SIGMA: f64 = 1.4826;
 
 /// A group, what was measured, and what follows.
 #[derive(Clone, Debug)]
@@ -72,7 +62,7 @@ impl Peers {
             let peers: Vec<f64> = peers.map(|(_, value)| *value).collect();
             // A limit of the table is the better judge than a handful of neighbours.
             let enough = judged.bound.is_none() || peers.len() >= PEERS_MIN;
-            if let Some(bound) = bound(peers).filter(|_| enough)
+            if let Some(bound) = bound(&peers).filter(|_| enough)
                 && plateau < bound
             {
                 judged.outcome = Outcome::Failed;
@@ -90,41 +80,12 @@ impl Peers {
 }
 
 /// Below what a group is slower than these, itself among them; `None` where they are too few to say.
-fn bound(mut values: Vec<f64>) -> Option<f64> {
-    let median = median(&mut values)?;
-    if values.len() < PEERS_FEW {
-        return None;
+fn bound(values: &[f64]) -> Option<f64> {
+    if let Some(peers) = dhc_thresholds::Peers::new(values, Better::Higher) {
+        return Some(peers.bound());
     }
-    if values.len() < PEERS_MIN {
-        return Some(median * FAR_BELOW);
-    }
-    let count = values.len();
-    let mut deviations: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
-    let deviation = self::median(&mut deviations)?;
-    let spread = (MAD_TO_SIGMA * deviation).max(SPREAD_MIN * median);
-    Some((median - spreads(count) * spread).min(median * BELOW))
-}
-
-/// How many spreads below the median make an outlier among `count`, so that a sound run accuses less than one group in a
-/// hundred runs: the quantile of the normal distribution at 1 - 0.01 / count (tabled, and in between the greater one).
-fn spreads(count: usize) -> f64 {
-    match count {
-        0..=8 => 3.0,
-        9..=64 => 3.6,
-        65..=1_024 => 4.3,
-        _ => 4.9,
-    }
-}
-
-fn median(values: &mut [f64]) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 {
-        upper
-    } else {
-        (values[middle - 1] + upper) / 2.0
-    })
+    let centre = Centre::of(values).filter(|_| values.len() >= PEERS_FEW)?;
+    Some(centre.median * FAR_BELOW)
 }
 
 /// What the record of a group says by itself.
@@ -231,24 +192,24 @@ mod tests {
     #[test]
     fn a_group_far_from_its_peers_is_an_outlier_and_a_near_one_is_not() {
         let mut values = vec![100.0, 101.0, 99.0, 100.5, 98.5, 100.2];
-        let bound_of = bound(values.clone()).unwrap();
+        let bound_of = bound(&values).unwrap();
         assert!(bound_of > 90.0 && bound_of < 96.0, "{bound_of}");
         values.push(12.0);
-        assert!(bound(values).unwrap() > 12.0);
+        assert!(bound(&values).unwrap() > 12.0);
     }
 
     #[test]
     fn few_groups_accuse_only_what_is_far_below() {
-        assert_eq!(bound(vec![100.0]), None);
-        assert_eq!(bound(vec![100.0, 90.0]), Some(47.5));
-        assert!(bound(vec![100.0, 30.0]).is_some_and(|bound| bound > 30.0));
-        assert_eq!(bound(vec![100.0, 90.0, 80.0, 10.0]), Some(42.5));
-        assert_eq!(bound(Vec::new()), None);
+        assert_eq!(bound(&[100.0]), None);
+        assert_eq!(bound(&[100.0, 90.0]), Some(47.5));
+        assert!(bound(&[100.0, 30.0]).is_some_and(|bound| bound > 30.0));
+        assert_eq!(bound(&[100.0, 90.0, 80.0, 10.0]), Some(42.5));
+        assert_eq!(bound(&[]), None);
     }
 
     #[test]
     fn groups_that_are_equal_make_no_outlier_of_the_slightly_slower() {
         let values = vec![100.0; 20];
-        assert!(bound(values).unwrap() <= 95.0);
+        assert!(bound(&values).unwrap() <= 95.0);
     }
 }

@@ -235,6 +235,7 @@ fn device(subject: &Subject) -> &str {
         | Kind::NeuronDevice
         | Kind::NeuronCore
         | Kind::Cpu
+        | Kind::Memory
         | Kind::Disk
         | Kind::Pci
         | Kind::Nvswitch

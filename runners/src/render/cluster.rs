@@ -58,7 +58,7 @@ pub(super) fn text(report: &Report, cluster: &ClusterReport, paper: Paper) -> St
 }
 
 /// One line for each node that is not well, one for all the others.
-fn nodes(report: &Report, paper: Paper) -> String {
+pub(super) fn nodes(report: &Report, paper: Paper) -> String {
     let mut table = table(paper);
     table.set_header(["node", "status", "what was found"]);
     let mut well = Vec::new();
@@ -124,7 +124,7 @@ fn gigabytes(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| format!("{value:.3} GB/s"))
 }
 
-fn names(nodes: &[String]) -> String {
+pub(super) fn names(nodes: &[String]) -> String {
     if nodes.len() <= NAMES_MAX {
         return one_line(&nodes.join(" "));
     }

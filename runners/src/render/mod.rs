@@ -1,9 +1,11 @@
 //! A report as text for people: a table, then what is wrong and what to do, gravest first.
 
 mod cluster;
+mod fleet;
 pub mod html;
 mod printable;
 pub mod recovery;
+pub mod tables;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
@@ -32,6 +34,8 @@ pub fn report(report: &Report, paper: Paper) -> String {
     let mut text = String::new();
     if let Some(cluster) = &report.cluster {
         text.push_str(&cluster::text(report, cluster, paper));
+    } else if let Some(fleet) = &report.fleet {
+        text.push_str(&fleet::text(report, fleet, paper));
     } else {
         for node in &report.nodes {
             text.push_str(&node_text(node, report, paper));

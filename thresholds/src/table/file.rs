@@ -117,6 +117,10 @@ struct LimitEntry {
     subjects: Option<Number>,
     /// The fault class of a broken limit.
     fault: Option<String>,
+    /// From how many values the numbers were learned.
+    samples: Option<u64>,
+    /// The day on which healthy machines last kept the limit, such as `2026-11-24`.
+    validated_on: Option<String>,
     /// Where the numbers come from.
     #[schemars(with = "String")]
     source: Spanned<String>,
@@ -191,9 +195,11 @@ impl Reading<'_> {
             self.refuse(file.schema.span().start, what);
         }
         let instance_type = file.instance_type.into_inner();
+        let extends = file.extends.as_ref().map(|name| name.get_ref().clone());
         let mut table = self.base(file.extends, &instance_type, base);
         table.instance_type = instance_type;
         table.aliases = file.aliases;
+        table.extends = extends;
         let mut seen = BTreeMap::new();
         for entry in file.hardware {
             let at = entry.span().start;
@@ -247,6 +253,7 @@ impl Reading<'_> {
         let empty = || Table {
             instance_type: String::new(),
             aliases: Vec::new(),
+            extends: None,
             hardware: BTreeMap::new(),
             limits: Vec::new(),
         };
@@ -310,6 +317,8 @@ impl Reading<'_> {
             bounds,
             subjects: entry.subjects,
             fault: entry.fault,
+            samples: entry.samples,
+            validated_on: entry.validated_on,
             source: self.source(entry.source),
             origin: self.origin.to_owned(),
         })

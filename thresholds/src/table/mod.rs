@@ -6,6 +6,7 @@
 
 pub mod built_in;
 mod file;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use file::{TableError, TableErrors, TableFile};
+pub use write::Draft;
 
 use crate::hardware::Hardware;
 use crate::measurement::{At, Metric};
@@ -35,6 +37,8 @@ pub struct Table {
     pub instance_type: String,
     /// Other names by which firmware or people call it.
     pub aliases: Vec<String>,
+    /// The table that it extends, if its text names one.
+    pub extends: Option<String>,
     /// What is counted; a kind that is not here is not known of this type.
     pub hardware: BTreeMap<Hardware, Due>,
     /// The bounds.
@@ -65,6 +69,10 @@ pub struct Limit {
     pub subjects: Option<Number>,
     /// The fault class of a broken limit, if not the metric's or measurement's.
     pub fault: Option<String>,
+    /// From how many values the numbers were learned, if they were.
+    pub samples: Option<u64>,
+    /// The day on which healthy machines last kept it, if somebody has looked.
+    pub validated_on: Option<String>,
     /// Where the numbers come from.
     pub source: String,
     /// Which table the limit stands in.
@@ -83,6 +91,17 @@ pub struct Conditions {
     /// Provider or transport.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
+}
+
+impl From<&At> for Conditions {
+    /// The conditions that hold for measurements taken just so.
+    fn from(at: &At) -> Self {
+        Conditions {
+            bytes: at.bytes,
+            nodes: at.nodes.map(|nodes| (nodes, nodes)),
+            provider: at.provider.clone(),
+        }
+    }
 }
 
 impl Conditions {
@@ -114,6 +133,7 @@ impl fmt::Display for Conditions {
             write!(f, " at {bytes} bytes")?;
         }
         match self.nodes {
+            Some((from, to)) if from == to => write!(f, " over {from} nodes")?,
             Some((from, u32::MAX)) => write!(f, " over {from} nodes and more")?,
             Some((from, to)) => write!(f, " over {from} to {to} nodes")?,
             None => {}
@@ -152,7 +172,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    fn numbers(&self) -> [(&'static str, Option<Number>); 5] {
+    pub(crate) fn numbers(&self) -> [(&'static str, Option<Number>); 5] {
         [
             ("fail_below", self.fail_below),
             ("fail_above", self.fail_above),
