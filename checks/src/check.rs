@@ -110,6 +110,11 @@ pub trait ClusterCheck: Sync {
     /// The metric that says how fast a group was, by which groups of a run are compared; `None` where nothing is timed.
     fn plateau(&self) -> Option<&'static str>;
 
+    /// The metric that says for how long collectives were under way, in seconds; `None` where it is not told.
+    fn collective_time(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The metric that says what became of each node of a group.
     fn member(&self) -> Option<&'static str> {
         None

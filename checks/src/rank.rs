@@ -133,6 +133,17 @@ pub enum RankLine {
     },
     /// One size was measured (from rank 0).
     Size(SizeLine),
+    /// The rank has come out of its last collective.
+    Left {
+        /// The rank.
+        rank: u32,
+        /// Time since the barrier before the first collective, in milliseconds.
+        collective_ms: u64,
+        /// What it holds open that can have carried messages: `tcp`, `efa`, `verbs`, `opa`, `cxi`, `shm`.
+        transports: Vec<String>,
+        /// In which words: sockets, devices, components of MPI.
+        seen: String,
+    },
     /// The rank could not go on.
     Failed {
         /// The rank.

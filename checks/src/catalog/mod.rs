@@ -8,6 +8,7 @@ mod gpu;
 mod gpu_count;
 mod gpu_memory;
 mod host;
+pub mod instance_level;
 mod loopback;
 mod memory_stress;
 mod mpi_allreduce;
@@ -47,6 +48,7 @@ pub const CHECKS: &[Check] = &[
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
     Check::Cluster(&nccl_allreduce::NcclAllReduce),
     Check::Cluster(&nccom_allreduce::NccomAllReduce),
+    Check::Inferred(&instance_level::SPEC),
     Check::Inferred(&cluster_node::SPEC),
 ];
 

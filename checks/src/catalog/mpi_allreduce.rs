@@ -76,13 +76,30 @@ const MEMBER: Metric = Metric {
     fault: "cluster.node.unresponsive",
 };
 
+const TRANSPORT: Metric = Metric {
+    name: "mpi.allreduce.transport",
+    unit: Unit::State,
+    about: "what the ranks of a node held open to carry messages when they had done their work: tcp, efa, verbs, opa, cxi, shm, \
+            several joined by +",
+    role: Role::Context,
+    fault: "cluster.slow",
+};
+const COLLECTIVE_TIME: Metric = Metric {
+    name: "mpi.allreduce.collective_time",
+    unit: Unit::Seconds,
+    about: "from the barrier before the first all-reduce to the end of the last, on the rank where that took longest",
+    role: Role::Context,
+    fault: "cluster.slow",
+};
+
 static SPEC: Spec = Spec {
     name: "mpi-allreduce",
     about: "an all-reduce of host memory over MPI across the nodes: is it right, how fast, and who is to blame if not",
     explain: "Sweeps message sizes; every iteration is timed on every rank and results are compared with what they have \
               to be. The plateau of the bus bandwidth is judged, by the table's limit for this number of nodes and by the \
               other groups of the same run. Works on every cluster with MPI, without accelerators. The collective is \
-              MPI's own, so its transport is the one that MPI chooses; the result says which MPI it was.",
+              MPI's own, so its transport is the one that MPI chooses; the result says which MPI it was, and of each node what its ranks \
+              held open to carry messages. That is what they really had, whatever MPI was told to use.",
     metrics: &[
         &PLATEAU,
         &WRONG,
@@ -93,6 +110,8 @@ static SPEC: Spec = Spec {
         &LATENCY_P99,
         &LATENCY_MAX,
         &MEMBER,
+        &TRANSPORT,
+        &COLLECTIVE_TIME,
     ],
     needs: None,
     tags: &["cluster", "mpi"],
@@ -154,6 +173,10 @@ impl ClusterCheck for MpiAllReduce {
         Some(PLATEAU.name)
     }
 
+    fn collective_time(&self) -> Option<&'static str> {
+        Some(COLLECTIVE_TIME.name)
+    }
+
     fn member(&self) -> Option<&'static str> {
         Some(MEMBER.name)
     }
@@ -212,6 +235,10 @@ fn tell(group: &Group, launched: &Launched, record: &mut Recorder<'_>) -> Result
         }
         record.add(member)?;
     }
+    transports(launched, record)?;
+    if let Some(time) = roster.collective() {
+        record.add(COLLECTIVE_TIME.of(whole(), time.as_secs_f64()).among(nodes))?;
+    }
     for size in roster.sizes() {
         for (metric, value) in [
             (&BUSBW, busbw_gb_per_s(size)),
@@ -251,6 +278,43 @@ fn tell(group: &Group, launched: &Launched, record: &mut Recorder<'_>) -> Result
         record.add(PLATEAU.of(whole(), plateau).among(nodes))?;
     }
     Ok(())
+}
+
+/// What carried the messages, node by node, and in a word where the nodes differ.
+fn transports(launched: &Launched, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let mut nodes_of: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (node, transports, seen) in launched.roster.transports() {
+        let subject = Subject::new(Kind::Node, node);
+        if transports.is_empty() {
+            let why = "the ranks held no connection to another host, no RDMA device and no shared segment";
+            record.gap(&TRANSPORT, subject, why)?;
+            continue;
+        }
+        let word = transports.into_iter().collect::<Vec<_>>().join("+");
+        record.add(TRANSPORT.of(subject, word.clone()).detail(seen))?;
+        nodes_of.entry(word).or_default().push(node);
+    }
+    match nodes_of.len() {
+        0 => Ok(()),
+        1 => {
+            let words: Vec<String> = nodes_of.into_keys().collect();
+            record.note(format!("transport: {}", words.concat()))
+        }
+        _ => {
+            let few = nodes_of.iter().min_by_key(|(_, nodes)| nodes.len());
+            let (word, nodes) = few.expect("there are two or more");
+            let others: Vec<&str> = nodes_of
+                .keys()
+                .filter(|other| *other != word)
+                .map(String::as_str)
+                .collect();
+            record.note(format!(
+                "transport differs: {word} on {}, {} on the others",
+                nodes.join(" "),
+                others.join(" or ")
+            ))
+        }
+    }
 }
 
 /// Which ranks were fastest and slowest, for people.

@@ -32,6 +32,8 @@ pub(super) enum Failure {
     EndsAll,
     /// They say what they have to say all the same.
     EndsItself,
+    /// Nothing, and nobody waits for anybody: each is a run of its own that takes as long as it takes.
+    IsTold,
 }
 
 /// A step of Slurm, as `JOB.STEP`.
@@ -83,9 +85,13 @@ impl Launch {
                 .arg(format!("--job-name={STEP_NAME}"))
                 .arg(match failure {
                     Failure::EndsAll => "--kill-on-bad-exit=1",
-                    Failure::EndsItself => "--kill-on-bad-exit=0",
+                    Failure::EndsItself | Failure::IsTold => "--kill-on-bad-exit=0",
                 })
-                .arg("--wait=15")
+                .args(match failure {
+                    Failure::EndsAll | Failure::EndsItself => vec!["--wait=15"],
+                    // A run on a node needs all of its cores.
+                    Failure::IsTold => vec!["--wait=0", "--cpu-bind=none", "--mpi=none"],
+                })
                 // Slurm counts in whole minutes; this is the net below our own deadline, never the deadline.
                 .arg(format!("--time={}", deadline.as_secs() / 60 + 2)),
             Launch::Mpirun => Command::new("mpirun", deadline)
@@ -104,6 +110,12 @@ impl Launch {
                     &ranks.to_string(),
                 ])
                 .arg("--oversubscribe"),
+        };
+        let command = match (self, failure) {
+            (Launch::Mpirun | Launch::Local, Failure::IsTold) => {
+                command.args(["--bind-to", "none"])
+            }
+            _ => command,
         };
         AS_ROOT
             .iter()

@@ -4,6 +4,7 @@
 //! deadline, so a dead or hung rank costs this group and nothing else. Which groups are measured, and what follows from
 //! them, is decided elsewhere.
 
+mod documents;
 mod launch;
 mod roster;
 
@@ -13,9 +14,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{CheckError, chain};
-use crate::host::{ExecError, Host, Output};
+use crate::host::{Ended, ExecError, Host, Output};
 use crate::rank::{RankTask, Work};
 
+use documents::Documents;
+pub use documents::{Audience, BEAT, NodeLine};
 use launch::Failure;
 pub use launch::{Launch, STEP_NAME, StepId};
 pub use roster::{NodeState, Roster};
@@ -44,6 +47,9 @@ pub struct Launched {
 
 /// How long ranks may take to end after the launcher was told to end them.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long nodes may take to end that nobody waits for any more.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A rank ends itself so long after the deadline of its group: later than dhc would end it, so that dhc's ending is the
 /// one that is seen, and soon enough to leave nothing behind where dhc is gone.
@@ -110,6 +116,41 @@ impl Group {
         let command = command.args(tool.iter().cloned()).grace(GRACE);
         host.exec(&command)
             .map_err(|error| CheckError::Unavailable(chain(&error)))
+    }
+
+    /// Starts the worker once on every node with these arguments, and hands on what it tells in [`NodeLine`]s, until all
+    /// nodes have told all, nobody wants to hear more, or `deadline`.
+    ///
+    /// # Errors
+    /// When the launcher cannot be started; then nobody has heard anything.
+    pub fn gather_documents(
+        &self,
+        host: &Host,
+        args: &[String],
+        deadline: Duration,
+        audience: &mut dyn Audience,
+    ) -> Result<(), CheckError> {
+        let unavailable = |error: ExecError| CheckError::Unavailable(chain(&error));
+        let command = self
+            .launch
+            .command(&self.nodes, 1, Failure::IsTold, deadline)
+            .arg(self.worker.display().to_string())
+            .args(args.iter().cloned())
+            .grace(SOON);
+        let mut documents = Documents::of(&self.nodes, audience);
+        let output = host
+            .exec_heard(&command, &mut documents)
+            .map_err(unavailable)?;
+        let step = documents.step();
+        documents.launch_has_ended(&output);
+        let by_itself = matches!(output.ended, Ended::Exited(_));
+        if let Some(clean_up) = step.and_then(|step| self.launch.kill(step))
+            && !by_itself
+        {
+            // A step that has ended is as good as one that is killed.
+            drop(host.exec(&clean_up).map_err(unavailable)?);
+        }
+        Ok(())
     }
 
     /// How often ranks give a sign of life: every second, more seldom where thousands would drown the launcher.

@@ -4,7 +4,7 @@
 //! never came as far as the others. Silence is measured against the other ranks, never against the clock: if all are
 //! silent it is the launcher, or this machine, that is stuck.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::host::{Ended, Listener, Output};
@@ -79,6 +79,13 @@ struct Rank {
     progress: Progress,
 }
 
+/// What a rank told when it had done its work.
+struct Left {
+    collective: Duration,
+    transports: Vec<String>,
+    seen: String,
+}
+
 /// The ranks of one launch.
 pub struct Roster {
     nodes: Vec<String>,
@@ -92,6 +99,7 @@ pub struct Roster {
     last_heard: Option<Instant>,
     sizes: Vec<SizeLine>,
     library: Option<String>,
+    left: BTreeMap<u32, Left>,
     complaints: BTreeMap<usize, NodeState>,
     step: Option<StepId>,
     not_understood: usize,
@@ -119,6 +127,7 @@ impl Roster {
             last_heard: None,
             sizes: Vec::new(),
             library: None,
+            left: BTreeMap::new(),
             complaints: BTreeMap::new(),
             step: None,
             not_understood: 0,
@@ -133,6 +142,25 @@ impl Roster {
     /// What MPI said of itself.
     pub fn library(&self) -> Option<&str> {
         self.library.as_deref()
+    }
+
+    /// How long the collectives took on the rank where they took longest.
+    pub fn collective(&self) -> Option<Duration> {
+        self.left.values().map(|left| left.collective).max()
+    }
+
+    /// What the ranks of each node that came to their end held open to carry messages, and in which words.
+    pub fn transports(&self) -> impl Iterator<Item = (&str, BTreeSet<&str>, String)> {
+        let of_node = |node: usize| {
+            let ranks = self.ranks.iter().filter(move |(_, rank)| rank.node == node);
+            ranks.filter_map(|(rank, _)| self.left.get(rank))
+        };
+        (0..self.nodes.len()).filter_map(move |node| {
+            let seen = of_node(node).next()?.seen.clone();
+            let transports = of_node(node).flat_map(|left| &left.transports);
+            let transports = transports.map(String::as_str).collect();
+            Some((self.nodes[node].as_str(), transports, seen))
+        })
     }
 
     /// The node that a rank ran on.
@@ -249,6 +277,19 @@ impl Roster {
             }
             RankLine::Library { version } => self.library = Some(version),
             RankLine::Size(size) => self.sizes.push(size),
+            RankLine::Left {
+                rank,
+                collective_ms,
+                transports,
+                seen,
+            } => {
+                let left = Left {
+                    collective: Duration::from_millis(collective_ms),
+                    transports,
+                    seen,
+                };
+                self.left.insert(rank, left);
+            }
             RankLine::Failed { rank, error } => {
                 if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
                     self.complain(node, NodeState::Died(error));
@@ -260,16 +301,7 @@ impl Roster {
 
     /// Which node of the group calls itself `host`. A launch on this machine alone has one node, whatever its name.
     fn place(&self, host: &str) -> Option<usize> {
-        if self.nodes.len() == 1 {
-            return Some(0);
-        }
-        let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
-        let exact = self.nodes.iter().position(|node| node == host);
-        exact.or_else(|| {
-            self.nodes
-                .iter()
-                .position(|node| short(node) == short(host))
-        })
+        place(&self.nodes, host)
     }
 
     /// Only the first complaint about a node counts, since the launcher ends all other ranks after the first that fails.
@@ -325,12 +357,23 @@ impl Listener for Roster {
     }
 }
 
+/// Which of the nodes calls itself `host`, or by the first part of its name. One that is alone is the one.
+pub(super) fn place(nodes: &[impl AsRef<str>], host: &str) -> Option<usize> {
+    if nodes.len() == 1 {
+        return Some(0);
+    }
+    let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+    let mut nodes = nodes.iter().map(AsRef::as_ref);
+    let exact = nodes.clone().position(|node| node == host);
+    exact.or_else(|| nodes.position(|node| short(node) == short(host)))
+}
+
 /// What a launcher says of a host.
 #[derive(Debug, PartialEq, Eq)]
-struct Complaint<'a> {
-    host: &'a str,
+pub(super) struct Complaint<'a> {
+    pub(super) host: &'a str,
     of: Of,
-    why: String,
+    pub(super) why: String,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -344,7 +387,7 @@ enum Of {
 /// Slurm (22.05, `src/api/step_launch.c` and `src/plugins/launch/slurm`): `srun: error: h3: task 2: Killed`, then
 /// `Terminating StepId`, after which the others are reported too; `srun: error: Node failure on h3`. Open MPI 4.1:
 /// `mpirun noticed that process rank 2 with PID 0 on node h3 exited on signal 9 (Killed).`
-fn complaints(text: &str) -> Vec<Complaint<'_>> {
+pub(super) fn complaints(text: &str) -> Vec<Complaint<'_>> {
     let mut found = Vec::new();
     let execve = text.lines().find(|line| line.contains("error: execve(): "));
     for line in text.lines() {

@@ -8,9 +8,11 @@
 )]
 
 mod all_reduce;
+mod transport;
 mod voice;
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use dhc_checks::rank::{Phase, RankLine, RankTask, Work};
 use mpi::Threading;
@@ -65,13 +67,24 @@ fn main() {
     }
     voice.reach(Phase::Barrier);
     world.barrier();
+    let begun = Instant::now();
     all_reduce::sweep(&world, &sweep, &voice);
+    let collective = begun.elapsed();
+    // While MPI still holds what carried the messages.
+    let transport::Transport { words, seen } = transport::look(Path::new("/"));
+    voice.say(&RankLine::Left {
+        rank: voice.rank(),
+        collective_ms: u64::try_from(collective.as_millis()).unwrap_or(u64::MAX),
+        transports: words,
+        seen,
+    });
     voice.reach(Phase::Done);
 }
 
-/// The rank that the launcher gave this process: Slurm, Open MPI, or MPICH's process manager.
+/// The rank that the launcher gave this process: Open MPI's, MPICH's process manager, or Slurm. Slurm comes last, since the
+/// other two may themselves have been started by it, one process on each node, and leave its number to all of their ranks.
 fn rank_by_launcher() -> u32 {
-    ["SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
+    ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"]
         .iter()
         .find_map(|name| std::env::var(name).ok()?.parse().ok())
         .unwrap_or(0)

@@ -58,6 +58,24 @@ fn two_ranks_measure_every_size_and_verify_it() {
             "{size:?}"
         );
     }
+    let left: Vec<_> = lines
+        .iter()
+        .filter_map(|line| match line {
+            RankLine::Left {
+                rank,
+                collective_ms,
+                transports,
+                seen,
+            } => Some((*rank, *collective_ms, transports, seen)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(left.len(), 2);
+    for (rank, collective_ms, transports, seen) in left {
+        assert!(collective_ms > 0, "rank {rank}");
+        assert_eq!(*transports, ["shm"], "two ranks of one host: {seen}");
+        assert!(seen.contains("pml "), "{seen}");
+    }
     for rank in [0, 1] {
         assert!(
             lines
