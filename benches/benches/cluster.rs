@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "memory stands beside the time")]
 #![expect(clippy::disallowed_methods, reason = "reads its own memory")]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -78,11 +79,12 @@ fn put_together(criterion: &mut Criterion) {
             cluster: &cluster,
             answers: &answers,
             answered: &names,
+            instance: &BTreeMap::new(),
             findings: &findings,
             local: false,
             over: false,
         };
-        let nodes = known.nodes(&chosen.table);
+        let nodes = known.nodes(&chosen);
         let report = Report::new(run.clone(), chosen.judged_by.clone(), nodes);
         let document = serde_json::to_vec_pretty(&report).expect("a report is JSON");
         let mut file = tempfile::NamedTempFile::new().expect("a file to write to");

@@ -213,7 +213,14 @@ pub struct RunArgs {
     /// How long recovery tooling may act on the result.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
     pub valid_for: Duration,
-    /// The nodes, for the cluster level.
+    /// The run of the whole cluster that this one is a part of: it gets signs of life and the measurements in lines that a
+    /// launcher can carry, and nothing else is printed (what `--level all` gives its nodes).
+    #[arg(long, value_name = "RUN", hide = true)]
+    pub part_of: Option<String>,
+    /// The text of the threshold file, which is then not read (what `--level all` gives its nodes).
+    #[arg(long, value_name = "TEXT", hide = true, requires = "thresholds")]
+    pub thresholds_text: Option<String>,
+    /// The nodes, for the levels `cluster` and `all`.
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// The machine.
@@ -223,7 +230,7 @@ pub struct RunArgs {
 
 /// Which nodes to look at together, and how to start ranks on them.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Cluster level")]
+#[command(next_help_heading = "Nodes together")]
 pub struct ClusterArgs {
     /// How ranks are started; found out if left out: inside an allocation of Slurm its steps, with nodes asked for an
     /// allocation of Slurm, otherwise ranks on this machine alone.
@@ -244,9 +251,15 @@ pub struct ClusterArgs {
     /// How long to wait until Slurm grants the nodes.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
     pub wait_for_nodes: Duration,
+    /// Ask Slurm for these generic resources on every node, such as `gpu:8`; needed where Slurm shows a job no others.
+    #[arg(long, value_name = "LIST")]
+    pub gres: Option<String>,
     /// The worker program on every node; `dhc-rank` beside dhc if left out.
     #[arg(long, value_name = "FILE")]
     pub worker: Option<PathBuf>,
+    /// The program dhc on every node, for `--level all`; where it is here if left out.
+    #[arg(long, value_name = "FILE")]
+    pub node_dhc: Option<PathBuf>,
     /// How many groups may be measured side by side.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub groups: usize,
@@ -440,6 +453,8 @@ pub enum Level {
     Instance,
     /// Nodes together: collectives across them, and who is to blame where they fall short.
     Cluster,
+    /// Every node alone, all at the same time, and then together those that did not fail.
+    All,
 }
 
 /// How to print a verdict.
@@ -470,6 +485,12 @@ pub struct Setting {
     pub option: String,
     /// The value.
     pub value: String,
+}
+
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}={}", self.check, self.option, self.value)
+    }
 }
 
 fn setting(text: &str) -> Result<Setting, String> {

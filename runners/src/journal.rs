@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use dhc_thresholds::{Ending, Identity, JudgedBy, Record, Run};
+use dhc_thresholds::{Ending, Identity, JudgedBy, NodeReport, Record, Report, Run};
 use serde::{Deserialize, Serialize};
 
 /// What `schema` says in the first line.
@@ -49,14 +49,7 @@ impl Journal {
         planned: Vec<String>,
     ) -> io::Result<Journal> {
         let mut journal = Journal { file };
-        journal.line(&Header {
-            schema: JOURNAL_SCHEMA.to_owned(),
-            run: run.clone(),
-            judged_by: Some(judged_by.clone()),
-            name: name.to_owned(),
-            identity: identity.clone(),
-            planned,
-        })?;
+        journal.line(&Header::new(run, judged_by, name, identity, planned))?;
         Ok(journal)
     }
 
@@ -69,11 +62,59 @@ impl Journal {
     }
 
     fn line(&mut self, content: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(content)?;
-        line.push(b'\n');
-        self.file.write_all(&line)?;
+        self.file.write_all(line(content)?.as_bytes())?;
         self.file.sync_data()
     }
+}
+
+impl Header {
+    fn new(
+        run: &Run,
+        judged_by: &JudgedBy,
+        name: &str,
+        identity: &Identity,
+        planned: Vec<String>,
+    ) -> Header {
+        Header {
+            schema: JOURNAL_SCHEMA.to_owned(),
+            run: run.clone(),
+            judged_by: Some(judged_by.clone()),
+            name: name.to_owned(),
+            identity: identity.clone(),
+            planned,
+        }
+    }
+}
+
+fn line(content: &impl Serialize) -> io::Result<String> {
+    Ok(serde_json::to_string(content)? + "\n")
+}
+
+/// The journal that a finished run of one node would leave, to be carried elsewhere and judged there. What was kept as proof
+/// stays with the node: its digests go along, its text does not.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn to_carry(report: &Report, node: &NodeReport) -> io::Result<String> {
+    let planned = node.checks.iter().map(|check| check.check.clone());
+    let (run, judged_by) = (&report.run, &report.judged_by);
+    let header = Header::new(
+        run,
+        judged_by,
+        &node.name,
+        &node.identity,
+        planned.collect(),
+    );
+    let mut text = line(&header)?;
+    for check in &node.checks {
+        let mut record = check.record.clone();
+        for proof in &mut record.evidence {
+            proof.truncated |= !proof.text.is_empty();
+            proof.text.clear();
+        }
+        text.push_str(&line(&record)?);
+    }
+    Ok(text)
 }
 
 /// Why a journal cannot be read.

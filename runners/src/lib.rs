@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod imds;
 pub mod journal;
 pub mod learn;
+pub mod lines;
 pub mod live;
 pub mod localise;
 pub mod machine;

@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ use dhc_runners::cli::{
 };
 use dhc_runners::export::{self, Target};
 use dhc_runners::journal::Journal;
+use dhc_runners::lines::Teller;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
@@ -209,12 +211,22 @@ fn print_document(text: &str) -> Result<Exit, Failure> {
 }
 
 fn run(args: RunArgs) -> Result<Exit, Failure> {
-    if args.level == Level::Cluster && args.budget.is_some() {
-        eprintln!(
-            "dhc: --budget is for the level of one node; give the cluster level a --run-deadline"
-        );
+    if args.level != Level::Instance && args.budget.is_some() {
+        eprintln!("dhc: --budget is for the level of one node; give the others a --run-deadline");
         return Ok(Exit::Usage);
     }
+    if args.part_of.is_none() {
+        return run_here(args, None);
+    }
+    let teller = Teller::begin(&environment(), &STOP);
+    if let Err(error) = run_here(args, Some(teller.clone())) {
+        teller.give_up(&chain(error.as_ref()));
+    }
+    // Launchers end all their processes when one of them fails. The verdict is in the lines.
+    Ok(Exit::Pass)
+}
+
+fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
     for signal in [
         signal_hook::consts::SIGTERM,
         signal_hook::consts::SIGINT,
@@ -229,11 +241,14 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         imds::ask(&mut machine.identity);
     }
     let detected = machine.identity.instance_type.clone();
-    let chosen = tables::choose(
-        args.thresholds.as_deref(),
-        args.instance_type.as_deref(),
-        detected.as_deref(),
-    )?;
+    let chosen = match (&args.thresholds, &args.thresholds_text) {
+        (Some(path), Some(text)) => tables::text(path, text)?,
+        (thresholds, _) => tables::choose(
+            thresholds.as_deref(),
+            args.instance_type.as_deref(),
+            detected.as_deref(),
+        )?,
+    };
     if let Some(named) = &args.instance_type {
         machine.identity.instance_type = Some(named.clone());
         machine.identity.instance_type_from = Some("--instance-type".to_owned());
@@ -254,6 +269,7 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
         level: match args.level {
             Level::Instance => "instance".to_owned(),
             Level::Cluster => "cluster".to_owned(),
+            Level::All => "all".to_owned(),
         },
         started_at: now.to_string(),
         duration_ms: 0,
@@ -265,7 +281,12 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
             .collect(),
     };
     let keeper = Keeper {
-        store: Store::open(&state(&args.machine, &environment)?, &id)?,
+        store: Store::open(
+            &state(&args.machine, &environment)?,
+            &id,
+            args.part_of.as_deref(),
+        )?,
+        teller,
         run,
         begun,
         machine,
@@ -274,13 +295,15 @@ fn run(args: RunArgs) -> Result<Exit, Failure> {
     };
     match args.level {
         Level::Instance => instance_level(keeper, host, &args),
-        Level::Cluster => cluster_level(keeper, host, &args, &environment),
+        Level::Cluster | Level::All => cluster_level(keeper, host, &args, &environment),
     }
 }
 
 /// What every level needs: the run, and where it is kept.
 struct Keeper {
     store: Store,
+    /// Who tells the run of the whole cluster, where this run is a part of one.
+    teller: Option<Teller>,
     run: Run,
     begun: Instant,
     machine: Machine,
@@ -309,7 +332,15 @@ impl Keeper {
     ) -> Result<Exit, Failure> {
         let document = serde_json::to_vec_pretty(report)?;
         // What was measured is printed before anything else can go wrong.
-        show(report, &document, args.format)?;
+        match &self.teller {
+            Some(teller) => {
+                let document = journal::to_carry(report, &report.nodes[0])?;
+                if let Err(error) = teller.deliver(&document) {
+                    eprintln!("dhc: nobody takes the measurements: {error}; they are kept here");
+                }
+            }
+            None => drop(show(report, &document, args.format)?),
+        }
         if let Some(error) = journal_broken {
             eprintln!("dhc: the journal could not be kept: {error}");
         }
@@ -333,7 +364,7 @@ impl Keeper {
         args: &RunArgs,
     ) -> Result<(), Failure> {
         folder.finish(document)?;
-        if args.format == Format::Table {
+        if args.format == Format::Table && self.teller.is_none() {
             eprintln!("result: {}", folder.path().join(store::RESULT).display());
         }
         // One that fails does not keep the others from being written.
@@ -394,7 +425,10 @@ fn instance_level(keeper: Keeper, host: Host, args: &RunArgs) -> Result<Exit, Fa
         readings: Some(keeper.store.readings()?),
         stop: &STOP,
     };
-    let watcher = live::watcher();
+    let watcher = match &keeper.teller {
+        Some(teller) => Box::new(teller.clone()),
+        None => live::watcher(),
+    };
     let (report, journal_broken) =
         run::node(&orders, keeper.run.clone(), &mut journal, watcher.as_ref());
     drop(watcher);
@@ -407,9 +441,19 @@ fn cluster_level(
     args: &RunArgs,
     environment: &BTreeMap<String, String>,
 ) -> Result<Exit, Failure> {
-    let checks = plan::cluster_level(CHECKS, &keeper.chosen.table, &selection(args))?;
-    let planned = checks.iter().map(|check| check.spec().name.to_owned());
-    let (folder, mut journal) = keeper.begin(planned.collect())?;
+    let selection = selection(args);
+    let (of_nodes, of_groups) = match args.level {
+        Level::All => plan::all_levels(CHECKS, &selection)?,
+        Level::Instance | Level::Cluster => (None, Some(selection)),
+    };
+    let mut planned = Vec::new();
+    if let Some(selection) = &of_groups {
+        let checks = plan::cluster_level(CHECKS, &keeper.chosen.table, selection)?;
+        planned.extend(checks.iter().map(|check| check.spec().name.to_owned()));
+    }
+    let instance = of_nodes.map(|selection| nodes_alone(&keeper, args, &selection));
+    let instance = instance.transpose()?;
+    let (folder, mut journal) = keeper.begin(planned)?;
     let mut options = keeper.options.clone();
     let nodes = cluster::gather(
         &host,
@@ -424,7 +468,8 @@ fn cluster_level(
         host,
         cluster: nodes.cluster(),
         chosen: &keeper.chosen,
-        checks,
+        instance,
+        selection: of_groups,
         options,
         deadline: args.deadline,
         run_deadline: args.run_deadline,
@@ -452,12 +497,74 @@ fn cluster_level(
             .region
             .clone_from(&keeper.machine.identity.region);
     }
-    let mut report =
-        Report::new(run, keeper.chosen.judged_by.clone(), reports).with_cluster(outcomes.cluster);
+    let mut report = Report::new(run, outcomes.judged_by, reports).with_cluster(outcomes.cluster);
     report.complete &= !STOP.load(Ordering::Relaxed);
     let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
     nodes.release();
     exit
+}
+
+/// What `--level all` starts on every node: the instance level, with what of the command line is about it.
+fn nodes_alone(
+    keeper: &Keeper,
+    args: &RunArgs,
+    selection: &Selection,
+) -> Result<cluster::InstanceOrders, Failure> {
+    /// How much of a threshold file can be given to the nodes on their command line.
+    const CARRIED_MAX: usize = 64 << 10;
+    let mut words: Vec<OsString> = Vec::new();
+    let mut add = |flag: &str, value: OsString| words.extend([flag.into(), value]);
+    add("--part-of", keeper.run.id.clone().into());
+    for (flag, list) in [
+        ("--check", &selection.checks),
+        ("--tag", &selection.tags),
+        ("--skip", &selection.skip),
+    ] {
+        list.iter().for_each(|word| add(flag, word.into()));
+    }
+    for setting in &args.settings {
+        add("--set", setting.to_string().into());
+    }
+    if let Some(deadline) = args.deadline {
+        add("--deadline", format!("{}ms", deadline.as_millis()).into());
+    }
+    if let Some(instance_type) = &args.instance_type {
+        add("--instance-type", instance_type.into());
+    }
+    if let Some(path) = &args.thresholds {
+        // The nodes need not reach the file.
+        let text = std::fs::read_to_string(path)?;
+        if text.len() > CARRIED_MAX {
+            let (path, most) = (path.display(), CARRIED_MAX >> 10);
+            return Err(format!(
+                "`{path}` is longer than {most} KiB and cannot be carried to the nodes; shorten it"
+            )
+            .into());
+        }
+        add("--thresholds", path.into());
+        add("--thresholds-text", text.into());
+    }
+    words.extend(machine_args(&args.machine));
+    words.extend(args.imds.then(|| "--imds".into()));
+    let mut all = ["run", "--level", "instance"].map(str::to_owned).to_vec();
+    for word in words {
+        all.push(word.into_string().map_err(|word| {
+            let word = word.display();
+            format!("`{word}` is not UTF-8 and cannot be given to the nodes")
+        })?);
+    }
+    let named = args.thresholds.is_some() || args.instance_type.is_some();
+    let program = match &args.cluster.node_dhc {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?,
+    };
+    let checks = plan::instance_checks(CHECKS);
+    Ok(cluster::InstanceOrders {
+        program,
+        args: all,
+        deadline: run::longest(&checks, selection, &keeper.options, args.deadline),
+        chosen: named.then(|| keeper.chosen.clone()),
+    })
 }
 
 fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failure> {
@@ -609,7 +716,11 @@ fn judged(stored: &Report, thresholds: Option<&Path>) -> Result<Report, Failure>
         instance_type(stored)
     };
     let chosen = tables::choose(thresholds, None, own_type)?;
-    Ok(stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table))
+    let report = stored.judged_again(chosen.judged_by.clone(), &tables::metrics_of, &chosen.table);
+    match thresholds {
+        Some(_) => Ok(report),
+        None => nodes_of_other_types(stored, report),
+    }
 }
 
 /// Puts results together, with nodes of a type as each other's peers.
@@ -687,6 +798,24 @@ fn learned(args: LearnArgs) -> Result<Exit, Failure> {
         }
         None => print_document(&lesson.text),
     }
+}
+
+/// The report with nodes of other instance types than the run's judged by the tables of theirs.
+fn nodes_of_other_types(stored: &Report, mut report: Report) -> Result<Report, Failure> {
+    for (node, was) in report.nodes.iter_mut().zip(&stored.nodes) {
+        let own = was.judged_by.as_ref();
+        if let Some(own) = own.filter(|own| own.origin == tables::BUILT_IN) {
+            let own = tables::choose(None, None, Some(&own.instance_type))?;
+            *node = was.judged_again(&tables::metrics_of, &own.table);
+            node.judged_by = Some(own.judged_by);
+        }
+    }
+    let cluster = report.cluster.take();
+    let report = Report::new(report.run, report.judged_by, report.nodes);
+    Ok(match cluster {
+        Some(cluster) => report.with_cluster(cluster),
+        None => report,
+    })
 }
 
 /// What a user's file allowed or forbade must not change for want of a word on the command line.

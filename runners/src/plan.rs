@@ -55,6 +55,28 @@ const WORTH: &[(&str, u32)] = &[
 /// What a check is worth that stands in no row.
 const WORTH_LEAST: u32 = 1;
 
+impl Selection {
+    /// What of it is about these checks; `None` if the user wants none of them. With several levels a word names a check of
+    /// any.
+    pub fn among(&self, specs: &[&'static Spec]) -> Option<Selection> {
+        let is_name = |word: &&String| specs.iter().any(|spec| spec.name == word.as_str());
+        let is_tag = |word: &&String| specs.iter().any(|spec| spec.tags.contains(&word.as_str()));
+        let those = |words: &[String], of: &dyn Fn(&&String) -> bool| {
+            words.iter().filter(of).cloned().collect::<Vec<String>>()
+        };
+        let left = Selection {
+            checks: those(&self.checks, &is_name),
+            tags: those(&self.tags, &is_tag),
+            skip: those(&self.skip, &|word| is_name(word) || is_tag(word)),
+            budget: self.budget,
+        };
+        let none_left =
+            |before: &[String], after: &[String]| !before.is_empty() && after.is_empty();
+        let none = none_left(&self.checks, &left.checks) || none_left(&self.tags, &left.tags);
+        (!none).then_some(left)
+    }
+}
+
 /// A check and what becomes of it.
 #[derive(Clone)]
 pub struct Planned {
@@ -177,11 +199,7 @@ pub fn cluster_level(
     table: &Table,
     selection: &Selection,
 ) -> Result<Vec<&'static dyn ClusterCheck>, UnknownWord> {
-    let collectives: Vec<&'static dyn ClusterCheck> = checks
-        .iter()
-        .filter_map(|check| check.cluster())
-        .filter(|check| check.plateau().is_some())
-        .collect();
+    let collectives = collectives(checks);
     let specs: Vec<&'static Spec> = collectives.iter().map(|check| check.spec()).collect();
     known(&specs, selection)?;
     let wanted = |check: &&'static dyn ClusterCheck| {
@@ -189,6 +207,33 @@ pub fn cluster_level(
         unwanted(spec, selection).is_none() && absent(spec, table, &BTreeSet::new()).is_none()
     };
     Ok(collectives.into_iter().filter(wanted).collect())
+}
+
+/// Plans all levels: what of `selection` is about the checks of a node, and what about the collectives.
+///
+/// # Errors
+/// As [`instance_level`].
+pub fn all_levels(
+    checks: &[Check],
+    selection: &Selection,
+) -> Result<(Option<Selection>, Option<Selection>), UnknownWord> {
+    let of_nodes: Vec<&'static Spec> = instance_checks(checks)
+        .iter()
+        .map(|check| check.spec())
+        .collect();
+    let of_groups: Vec<&'static Spec> = collectives(checks)
+        .iter()
+        .map(|check| check.spec())
+        .collect();
+    known(&[of_nodes.as_slice(), &of_groups].concat(), selection)?;
+    Ok((selection.among(&of_nodes), selection.among(&of_groups)))
+}
+
+fn collectives(checks: &[Check]) -> Vec<&'static dyn ClusterCheck> {
+    let collectives = checks.iter().filter_map(|check| check.cluster());
+    collectives
+        .filter(|check| check.plateau().is_some())
+        .collect()
 }
 
 fn known(specs: &[&'static Spec], selection: &Selection) -> Result<(), UnknownWord> {
@@ -214,7 +259,8 @@ fn known(specs: &[&'static Spec], selection: &Selection) -> Result<(), UnknownWo
     })
 }
 
-fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
+/// Why the user does not want a check, if so.
+pub(crate) fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
     if let Some(word) = selection
         .skip
         .iter()

@@ -6,14 +6,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dhc_checks::check::{Budget, Company, Task};
+use dhc_checks::check::{Budget, Company, InstanceCheck, Task};
 use dhc_checks::host::Host;
 use dhc_thresholds::{CheckReport, Ending, NodeReport, Record, Report, Run};
 use rayon::prelude::*;
 
 use crate::journal::Journal;
 use crate::machine::Machine;
-use crate::plan::Planned;
+use crate::plan::{self, Planned, Selection};
 use crate::supervise;
 use crate::tables::{self, Chosen};
 
@@ -44,6 +44,25 @@ pub struct Orders<'a> {
     pub stop: &'static AtomicBool,
 }
 
+/// Where a node of the cluster level stands, for whoever watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeNow {
+    /// Good so far.
+    Passed,
+    /// Nothing is known yet, or nothing more since the last group.
+    Waiting,
+    /// Something is measured on it.
+    Measuring,
+    /// In a group that failed, as one of several.
+    InFailed,
+    /// More likely faulty than not.
+    Suspect,
+    /// It takes part no longer, or never did.
+    Out,
+    /// Something is held against it.
+    Accused,
+}
+
 /// Hears what a run is doing.
 pub trait Watcher: Sync {
     /// A check begins; `expected` is how long it takes on a sound node.
@@ -56,6 +75,22 @@ pub trait Watcher: Sync {
     }
     /// What was begun under this name has ended.
     fn has_ended(&self, what: &str);
+    /// A run over these nodes begins.
+    fn nodes(&self, names: &[String]) {
+        let _ = names;
+    }
+    /// A node is checked alone, and this is what it is doing.
+    fn alone(&self, node: &str, what: &str) {
+        let _ = (node, what);
+    }
+    /// Nodes have come to another state.
+    fn now(&self, names: &mut dyn Iterator<Item = &str>, now: NodeNow) {
+        let _ = (names, now);
+    }
+    /// A stage of the run is over: what it was, and what it came to.
+    fn stage(&self, what: &str, outcome: &str) {
+        let _ = (what, outcome);
+    }
 }
 
 /// Runs the plan and reports on the node. Each finished check goes to `journal` at once.
@@ -119,6 +154,23 @@ pub fn node(
         .expect("no holder of this lock panics")
         .1;
     (report, broken)
+}
+
+/// How long the checks that `selection` leaves take at most, whatever the node turns out to be.
+pub fn longest(
+    checks: &[&'static dyn InstanceCheck],
+    selection: &Selection,
+    options: &BTreeMap<String, BTreeMap<String, String>>,
+    deadline: Option<Duration>,
+) -> Duration {
+    let wanted = checks
+        .iter()
+        .filter(|check| plan::unwanted(check.spec(), selection).is_none());
+    let each = wanted.map(|check| {
+        let options = options.get(check.spec().name).cloned().unwrap_or_default();
+        deadline.unwrap_or(check.budget(&options).deadline) + supervise::ENDING_A_TOOL
+    });
+    each.sum()
 }
 
 /// What one planned check leaves behind.

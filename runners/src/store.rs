@@ -96,9 +96,12 @@ pub struct Store {
 impl Store {
     /// Opens (and if need be makes) the directory and takes its lock for the run `run_id`.
     ///
+    /// Where the run is a `part_of` another one, that one and its other parts may hold the lock: the run of the whole
+    /// cluster stands on one of its nodes, and nodes may share the directory. Other runs may not.
+    ///
     /// # Errors
     /// When the directory cannot be used or is not private, or another run holds the lock.
-    pub fn open(root: &Path, run_id: &str) -> Result<Store, StoreError> {
+    pub fn open(root: &Path, run_id: &str, part_of: Option<&str>) -> Result<Store, StoreError> {
         private_dir(root)?;
         let path = root.join("lock");
         let mut lock = OpenOptions::new()
@@ -111,19 +114,20 @@ impl Store {
             .open(&path)
             .map_err(io_error("open the lock", &path))?;
         if flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let read = (&mut lock).take(200).read_to_string(&mut holder);
-            let holder = if read.is_ok() && !holder.trim().is_empty() {
-                holder.trim()
-            } else {
-                "holder unknown"
-            };
-            return Err(StoreError::Busy {
-                holder: holder.to_owned(),
-            });
+            let holder = holder(&path);
+            let is_ours = |whole: &str| holder.split([' ', ',']).any(|word| word == whole);
+            if part_of.is_some_and(is_ours) {
+                return Ok(Store {
+                    root: root.to_owned(),
+                    _lock: lock,
+                });
+            }
+            return Err(StoreError::Busy { holder });
         }
         lock.set_len(0).map_err(io_error("write the lock", &path))?;
-        writeln!(lock, "process {}, run {run_id}", std::process::id())
+        let part = part_of.map_or_else(String::new, |whole| format!(", part of {whole}"));
+        let holder = format!("process {}, run {run_id}{part}\n", std::process::id());
+        lock.write_all(holder.as_bytes())
             .map_err(io_error("write the lock", &path))?;
         Ok(Store {
             root: root.to_owned(),
@@ -182,6 +186,20 @@ impl Store {
         private_dir(&path)?;
         Ok(path)
     }
+}
+
+/// Who holds a lock. Whoever has just taken it writes its name in the next moment.
+fn holder(path: &Path) -> String {
+    const PATIENCE: u32 = 100;
+    for _ in 0..PATIENCE {
+        let text = read_file(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        if !text.is_empty() {
+            return text.chars().take(200).collect();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    "holder unknown".to_owned()
 }
 
 /// The folder of one run.
@@ -443,4 +461,30 @@ fn private_dir(path: &Path) -> Result<(), StoreError> {
         return refuse("can be written to by others");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_run_share_its_lock_and_no_other_run_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("state");
+        let _whole = Store::open(&root, "WHOLE", None).unwrap();
+        let _part = Store::open(&root, "PART", Some("WHOLE")).unwrap();
+        for part_of in [None, Some("ANOTHER"), Some("WHOL")] {
+            let error = Store::open(&root, "OTHER", part_of).unwrap_err();
+            assert!(error.to_string().contains("run WHOLE"), "{error}");
+        }
+    }
+
+    #[test]
+    fn parts_share_the_lock_of_one_another_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("state");
+        let _first = Store::open(&root, "FIRST", Some("WHOLE")).unwrap();
+        assert!(Store::open(&root, "SECOND", Some("WHOLE")).is_ok());
+        assert!(Store::open(&root, "OTHER", None).is_err());
+    }
 }

@@ -25,7 +25,7 @@ const LATE: Duration = Duration::from_millis(500);
 
 /// A check that is ending a tool gets this long beyond its deadline: the tool's grace ([`dhc_checks::host::GRACE`]), and
 /// time to reap it and to report. The whole promise is deadline + 11 s.
-const ENDING_A_TOOL: Duration = Duration::from_millis(10_900);
+pub(crate) const ENDING_A_TOOL: Duration = Duration::from_millis(10_900);
 
 /// How long a tool gets to go by itself when the run is stopped, and how long its check gets to kill what is left then.
 const STOPPING_A_TOOL: Duration = Duration::from_millis(1_500);

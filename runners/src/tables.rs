@@ -92,12 +92,19 @@ pub fn file(path: &Path) -> Result<Chosen, TablesError> {
         path: path.to_owned(),
         error,
     };
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    self::text(path, &std::fs::read_to_string(path).map_err(unreadable)?)
+}
+
+/// The table that the text of the user's file at `path` holds.
+///
+/// # Errors
+/// When it has mistakes.
+pub fn text(path: &Path, text: &str) -> Result<Chosen, TablesError> {
     let metrics = metrics();
     let origin = path.display().to_string();
     let base = |name: &str| built_in::find(name, &metrics);
-    let table = Table::parse(&text, &origin, &metrics, &base).map_err(TablesError::Mistakes)?;
-    Ok(chosen(table, &origin, &text))
+    let table = Table::parse(text, &origin, &metrics, &base).map_err(TablesError::Mistakes)?;
+    Ok(chosen(table, &origin, text))
 }
 
 /// The table that a user names: a file if there is one of this name, else a built-in table.

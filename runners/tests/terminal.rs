@@ -56,6 +56,27 @@ fn a_terminal_gets_colours_and_sees_what_is_under_way() {
 }
 
 #[test]
+fn a_terminal_sees_nodes_and_waves_and_a_pipe_does_not() {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    command.args(["run", "--level", "cluster", "--state"]);
+    command.arg(state.path().join("state"));
+    command.args(["--set", "mpi-allreduce.max-bytes=4096"]);
+    let seen = on_a_terminal(&command);
+    for words in [
+        "roll call",
+        "1 answered, 0 did not",
+        "mpi-allreduce wave 0",
+        "1 measuring",
+    ] {
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("measuring"), "{stderr}");
+}
+
+#[test]
 fn a_pipe_gets_neither_colours_nor_progress() {
     let dhc = slow();
     let output = dhc

@@ -61,6 +61,10 @@ pub struct SearchReport {
 pub struct WaveReport {
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
+    /// For how long collectives were under way in the group where that took longest, in milliseconds; the rest is launching,
+    /// waiting and ending. Left out where the collective does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collective_ms: Option<u64>,
     /// The groups.
     pub groups: Vec<GroupReport>,
 }

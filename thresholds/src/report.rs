@@ -50,7 +50,7 @@ pub struct Run {
     pub id: String,
     /// The version of dhc that measured.
     pub dhc: String,
-    /// `instance` or `cluster`.
+    /// `instance`, `cluster` or `all`.
     pub level: String,
     /// When it began, RFC 3339 in UTC. For people; durations are measured with a clock that nobody sets.
     pub started_at: String,
@@ -91,6 +91,10 @@ pub struct NodeReport {
     pub action: Action,
     /// The findings that decided the action, gravest first: what recovery tooling reads.
     pub faults: Vec<FaultReport>,
+    /// By what the node's own checks were judged, where it is not what the run was judged by: nodes of several instance
+    /// types in one run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_by: Option<JudgedBy>,
     /// Every device that was seen, with its identity.
     #[serde(default)]
     pub devices: Vec<Device>,
@@ -237,6 +241,7 @@ impl NodeReport {
             status,
             action,
             faults,
+            judged_by: None,
             devices,
             checks,
         }

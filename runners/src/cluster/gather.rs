@@ -141,6 +141,7 @@ fn wanted(args: &ClusterArgs) -> Wanted {
         nodes: args.nodes,
         nodelist: args.nodelist.clone(),
         partition: args.partition.clone(),
+        gres: args.gres.clone(),
         exclusive: args.exclusive,
         time: ALLOCATION,
         patience: args.wait_for_nodes,

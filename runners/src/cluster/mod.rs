@@ -1,32 +1,38 @@
-//! `dhc run --level cluster`: roll call, waves of groups, and what they say of each node.
+//! `dhc run --level cluster`: roll call, waves of groups, and what they say of each node. With `--level all` every node runs
+//! its instance level in between, and those that fail it enter no group.
 //!
 //! Every group is one process below this one, supervised like any check. What to measure next is decided by
 //! [`crate::localise`]; what a group turned out to be by its record, the table and the other groups.
 
 mod gather;
+mod instance;
 mod outcome;
 pub mod slurm;
 pub mod verdicts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dhc_checks::catalog::roll_call;
+use dhc_checks::catalog::{CHECKS, roll_call};
 use dhc_checks::check::{Check, ClusterCheck, Task};
 use dhc_checks::group::{self, Launch};
 use dhc_checks::host::Host;
-use dhc_thresholds::{CheckReport, ClusterReport, NodeReport, Record, SearchReport, WaveReport};
+use dhc_thresholds::{
+    CheckReport, ClusterReport, JudgedBy, NodeReport, Record, SearchReport, WaveReport,
+};
 use outcome::Peers;
 use verdicts::{Answers, Known, group_report, sentence};
 
 pub use gather::{GatherError, Nodes, gather};
+pub use instance::{InstanceOrders, NodeLevel};
 
 use crate::journal::Journal;
-use crate::localise::{Finding, Group, Outcome, Purpose, Search, Settings, Step};
-use crate::run::Watcher;
+use crate::localise::{Finding, Group, Outcome, Purpose, Search, Settings, Step, Verdict};
+use crate::plan::{self, Selection};
+use crate::run::{NodeNow, Watcher};
 use crate::supervise;
 use crate::tables::{self, Chosen};
 
@@ -57,10 +63,12 @@ pub struct Orders<'a> {
     pub host: Host,
     /// The nodes.
     pub cluster: &'a Cluster,
-    /// By what is judged.
+    /// By what is judged, unless nodes of one instance type bring their own table.
     pub chosen: &'a Chosen,
-    /// The collectives to measure, in this order.
-    pub checks: Vec<&'static dyn ClusterCheck>,
+    /// What each node does before, alone; nothing if left out.
+    pub instance: Option<InstanceOrders>,
+    /// Which collectives to measure; none if left out.
+    pub selection: Option<Selection>,
     /// The user's options: check, option, value.
     pub options: BTreeMap<String, BTreeMap<String, String>>,
     /// The deadline of each group, if not the check's own.
@@ -80,30 +88,46 @@ pub struct Outcomes {
     pub nodes: Vec<NodeReport>,
     /// The nodes together.
     pub cluster: ClusterReport,
+    /// By what the nodes together were judged.
+    pub judged_by: JudgedBy,
     /// Why the journal could not be kept, if it could not.
     pub journal_broken: Option<std::io::Error>,
 }
 
 /// Runs the cluster level. Each finished group goes to `journal` at once.
 pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) -> Outcomes {
-    let level = Level {
+    let mut level = Level {
         orders,
+        chosen: orders.chosen.clone(),
         begun: Instant::now(),
         journal: Mutex::new((journal, None)),
         watcher,
     };
+    watcher.nodes(&orders.cluster.nodes);
     let (roll_calls, answers) = level.roll_calls();
     let up = orders.cluster.nodes.iter();
-    let answered: Vec<String> = up.filter(|node| answers.has(node)).cloned().collect();
+    let (answered, absent): (Vec<String>, Vec<String>) =
+        up.cloned().partition(|node| answers.has(node));
+    watcher.now(&mut absent.iter().map(String::as_str), NodeNow::Out);
+    let outcome = format!("{} answered, {} did not", answered.len(), absent.len());
+    watcher.stage("roll call", &outcome);
+    let instance = match &orders.instance {
+        Some(instance) => level.instance(instance, &answered),
+        None => BTreeMap::new(),
+    };
+    let answered = level.who_enters(answered, &instance);
     let mut checks = Vec::new();
     let mut searches = Vec::new();
     let mut findings: Vec<(&'static str, Finding)> = Vec::new();
-    if answered.is_empty() {
+    if !orders.cluster.nodes.iter().any(|node| answers.has(node)) {
         checks.extend(roll_calls.last().map(|record| level.judged(record.clone())));
     }
     let local = orders.cluster.launch == Launch::Local;
-    for check in orders.checks.iter().filter(|_| !answered.is_empty()) {
-        let (finding, report, whole) = level.search(*check, &answered, local);
+    for check in level.collectives() {
+        if answered.is_empty() {
+            break;
+        }
+        let (finding, report, whole) = level.search(check, &answered, local);
         checks.extend(whole.map(|record| level.judged(record)));
         searches.push(report);
         findings.push((check.spec().name, finding));
@@ -112,11 +136,12 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         cluster: orders.cluster,
         answers: &answers,
         answered: &answered,
+        instance: &instance,
         findings: &findings,
         local,
         over: level.is_over(),
     };
-    let nodes = known.nodes(&orders.chosen.table);
+    let nodes = known.nodes(&level.chosen);
     let cluster = ClusterReport {
         launcher: orders.cluster.launch.name().to_owned(),
         job: match orders.cluster.launch {
@@ -130,6 +155,7 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
     Outcomes {
         nodes,
         cluster,
+        judged_by: level.chosen.judged_by,
         journal_broken: journal.expect("no holder of this lock panics").1,
     }
 }
@@ -137,6 +163,7 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
 /// The run under way.
 struct Level<'a> {
     orders: &'a Orders<'a>,
+    chosen: Chosen,
     begun: Instant,
     journal: Mutex<(&'a mut Journal, Option<std::io::Error>)>,
     watcher: &'a dyn Watcher,
@@ -165,7 +192,10 @@ impl Level<'_> {
                 break;
             }
             let groups = chunks(missing, self.orders.settings.groups_max);
-            let what = |nodes: &[String]| format!("roll call of {}", nodes.join(", "));
+            let what = |nodes: &[String]| match nodes {
+                [one] => format!("roll call of {one}"),
+                several => format!("roll call of {} nodes", several.len()),
+            };
             let called = side_by_side(groups, |nodes| {
                 let what = what(&nodes);
                 self.measure(check, nodes, false, &what)
@@ -174,6 +204,46 @@ impl Level<'_> {
             records.extend(called);
         }
         (records, answers)
+    }
+
+    /// The nodes that go on into collectives. Where nodes are of one instance type, and nobody said by what to judge, the
+    /// type's own table holds for the collectives as well.
+    fn who_enters(
+        &mut self,
+        answered: Vec<String>,
+        instance: &BTreeMap<String, NodeLevel>,
+    ) -> Vec<String> {
+        let Some(orders) = &self.orders.instance else {
+            return answered;
+        };
+        let mut tables = instance.values().filter_map(|level| level.chosen.as_ref());
+        if let (None, Some(first)) = (&orders.chosen, tables.next())
+            && tables.all(|other| other.judged_by == first.judged_by)
+        {
+            self.chosen = first.clone();
+        }
+        let enters = |node: &String| {
+            let level = instance.get(node);
+            level.is_some_and(|level| level.keeps_out().is_none())
+        };
+        let all = answered.len();
+        let entering: Vec<String> = answered.into_iter().filter(enters).collect();
+        let outcome = format!(
+            "{} go on, {} stay out",
+            entering.len(),
+            all - entering.len()
+        );
+        self.watcher.stage("instance level", &outcome);
+        entering
+    }
+
+    /// The collectives to measure, in their order.
+    fn collectives(&self) -> Vec<&'static dyn ClusterCheck> {
+        let Some(selection) = &self.orders.selection else {
+            return Vec::new();
+        };
+        plan::cluster_level(CHECKS, &self.chosen.table, selection)
+            .expect("the words of the selection were looked at before the run began")
     }
 
     /// Looks for the nodes that one collective accuses. Also returns the record over everybody that nothing is held
@@ -202,26 +272,34 @@ impl Level<'_> {
                 break;
             }
             let begun = Instant::now();
+            let mut members = groups.iter().flat_map(|group| &group.nodes);
+            let mut members = members.by_ref().map(|node| names[*node].as_str());
+            self.watcher.now(&mut members, NodeNow::Measuring);
             let wave = self.wave(check, &groups, names, waves.len());
-            let judged = peers.judge(check, &self.orders.chosen.table, &wave, names);
+            let judged = peers.judge(check, &self.chosen.table, &wave, names);
             let outcomes: Vec<Outcome> =
                 judged.iter().map(|judged| judged.outcome.clone()).collect();
-            waves.push(WaveReport {
+            let report = WaveReport {
                 duration_ms: millis(begun.elapsed()),
+                collective_ms: outcome::collective_ms(check, wave.iter().map(|(_, record)| record)),
                 groups: wave
                     .iter()
                     .zip(&judged)
                     .map(|((group, _), judged)| group_report(group, judged, names))
                     .collect(),
-            });
+            };
+            self.show_wave(check, &report, waves.len());
             let everybody = wave
                 .into_iter()
                 .find(|(group, _)| matches!(group.purpose, Purpose::Whole | Purpose::Closing));
             whole = everybody.map(|(_, record)| record).or(whole);
             if local && names.len() == 1 {
+                waves.push(report);
                 break;
             }
             search.tell(&outcomes);
+            self.show_nodes(&search, &report, names);
+            waves.push(report);
             step = search.step();
         }
         let finding = search.finding();
@@ -237,6 +315,42 @@ impl Level<'_> {
             waves,
         };
         (finding, report, whole)
+    }
+
+    /// Shows what a wave came to.
+    fn show_wave(&self, check: &'static dyn ClusterCheck, wave: &WaveReport, number: usize) {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for group in &wave.groups {
+            *counts.entry(&group.outcome).or_default() += 1;
+        }
+        let counts = counts.into_iter();
+        let counts = counts.map(|(outcome, count)| format!("{count} {outcome}"));
+        let counts: Vec<String> = counts.collect();
+        let groups = match wave.groups.len() {
+            1 => "1 group".to_owned(),
+            groups => format!("{groups} groups"),
+        };
+        let what = format!("{} wave {number}", check.spec().name);
+        self.watcher
+            .stage(&what, &format!("{groups}: {}", counts.join(", ")));
+    }
+
+    /// Shows what is known of each node after a wave.
+    fn show_nodes(&self, search: &Search, wave: &WaveReport, names: &[String]) {
+        let failed = wave.groups.iter();
+        let failed =
+            failed.filter(|group| matches!(group.outcome.as_str(), "failed" | "corrupted"));
+        let in_failed: BTreeSet<&String> = failed.flat_map(|group| &group.nodes).collect();
+        for (name, finding) in names.iter().zip(search.finding().nodes) {
+            let now = match finding.verdict {
+                Verdict::Faulty | Verdict::Corrupting | Verdict::Unresponsive => NodeNow::Accused,
+                Verdict::Suspect => NodeNow::Suspect,
+                _ if in_failed.contains(name) => NodeNow::InFailed,
+                _ if finding.groups > finding.failed => NodeNow::Passed,
+                Verdict::Healthy | Verdict::Interrupted | Verdict::Undecided => NodeNow::Waiting,
+            };
+            self.watcher.now(&mut std::iter::once(name.as_str()), now);
+        }
     }
 
     /// Measures the groups of one wave side by side.
@@ -261,10 +375,10 @@ impl Level<'_> {
                 nodes.len()
             );
             let quick = !matches!(group.purpose, Purpose::Whole) && number > 0;
-            (
-                group.clone(),
-                self.measure_again(check, &nodes, quick, &what),
-            )
+            let record = self.measure_again(check, &nodes, quick, &what);
+            let mut members = nodes.iter().map(String::as_str);
+            self.watcher.now(&mut members, NodeNow::Waiting);
+            (group.clone(), record)
         };
         side_by_side(groups.to_vec(), |group| measure(&group))
     }
@@ -304,15 +418,13 @@ impl Level<'_> {
         let name = check.spec().name;
         let options = orders.options.get(name).cloned().unwrap_or_default();
         let budget = check.budget(&options, quick);
-        let left = orders
-            .run_deadline
-            .map(|limit| limit.saturating_sub(self.begun.elapsed()));
+        let left = self.left();
         let deadline = orders.deadline.unwrap_or(budget.deadline);
         let deadline = left.map_or(deadline, |left| deadline.min(left));
         let task = Task {
             host: orders.host.clone(),
-            instance_type: (!orders.chosen.table.is_generic())
-                .then(|| orders.chosen.table.instance_type.clone()),
+            instance_type: (!self.chosen.table.is_generic())
+                .then(|| self.chosen.table.instance_type.clone()),
             options,
             state: None,
             deadline,
@@ -335,6 +447,12 @@ impl Level<'_> {
         record
     }
 
+    /// What is left of the time of the whole run, if that has a limit.
+    fn left(&self) -> Option<Duration> {
+        let limit = self.orders.run_deadline?;
+        Some(limit.saturating_sub(self.begun.elapsed()))
+    }
+
     fn is_over(&self) -> bool {
         let late = self
             .orders
@@ -345,7 +463,7 @@ impl Level<'_> {
 
     fn judged(&self, record: Record) -> CheckReport {
         let metrics = tables::metrics_of(&record.check);
-        CheckReport::new(record, &metrics, &self.orders.chosen.table)
+        CheckReport::new(record, &metrics, &self.chosen.table)
     }
 }
 

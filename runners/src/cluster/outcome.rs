@@ -185,6 +185,19 @@ pub(super) fn error(record: &Record) -> Option<String> {
     }
 }
 
+/// For how long collectives were under way in the group where that took longest, if the groups tell.
+pub(super) fn collective_ms<'a>(
+    check: &dyn ClusterCheck,
+    records: impl Iterator<Item = &'a Record>,
+) -> Option<u64> {
+    let times = records
+        .flat_map(|record| &record.measurements)
+        .filter(|measured| Some(measured.metric.as_ref()) == check.collective_time());
+    let longest = times.filter_map(|measured| measured.value.number());
+    let longest = longest.reduce(f64::max)?;
+    Some((longest * 1e3).round() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

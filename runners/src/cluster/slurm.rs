@@ -26,6 +26,8 @@ pub struct Wanted {
     pub nodelist: Option<String>,
     /// From which partition.
     pub partition: Option<String>,
+    /// Which generic resources of each.
+    pub gres: Option<String>,
     /// Whether no other job may run on them meanwhile.
     pub exclusive: bool,
     /// How long the allocation lasts if nobody gives it back.
@@ -87,6 +89,9 @@ pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmEr
     }
     if let Some(partition) = &wanted.partition {
         command = command.arg(format!("--partition={partition}"));
+    }
+    if let Some(gres) = &wanted.gres {
+        command = command.arg(format!("--gres={gres}"));
     }
     if wanted.exclusive {
         command = command.arg("--exclusive");

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use dhc_checks::catalog::{cluster_node, roll_call};
 use dhc_thresholds::{
-    CheckReport, Ending, Gap, GroupReport, Identity, Kind, NodeReport, Record, Subject, Table,
-    WaveReport,
+    CheckReport, Ending, Gap, GroupReport, Identity, Kind, NodeReport, Record, Subject, WaveReport,
 };
 
-use super::Cluster;
 use super::outcome::Measured;
+use super::{Cluster, NodeLevel};
 use crate::localise::{Conclusion, Finding, Group, NodeFinding, Outcome, Verdict};
-use crate::tables;
+use crate::tables::{self, Chosen};
 
 /// What each node answered, from the roll calls so far; the last word of a node counts.
 #[derive(Clone, Debug, Default)]
@@ -90,8 +89,10 @@ pub struct Known<'a> {
     pub cluster: &'a Cluster,
     /// What they answered.
     pub answers: &'a Answers,
-    /// Those that answered, in the order of the findings.
+    /// Those that entered collectives, in the order of the findings.
     pub answered: &'a [String],
+    /// The instance levels of nodes, where they ran.
+    pub instance: &'a BTreeMap<String, NodeLevel>,
     /// What each collective's search found.
     pub findings: &'a [(&'static str, Finding)],
     /// Whether there was nobody to be compared with.
@@ -101,8 +102,9 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// A report for each node, judged by `table`.
-    pub fn nodes(&self, table: &Table) -> Vec<NodeReport> {
+    /// A report for each node, judged by `chosen`; the node's own checks were judged by its own table.
+    pub fn nodes(&self, chosen: &Chosen) -> Vec<NodeReport> {
+        let table = &chosen.table;
         let judged = |record: Record| {
             let metrics = tables::metrics_of(&record.check);
             CheckReport::new(record, &metrics, table)
@@ -113,6 +115,7 @@ impl Known<'_> {
             .enumerate()
             .map(|(place, name)| (name.as_str(), place))
             .collect();
+        let asked = !self.local && (self.over || !self.findings.is_empty());
         let up = self.cluster.nodes.iter().map(|name| {
             let answer = self.answers.record(name, self.over);
             let boot_id = answer
@@ -120,7 +123,15 @@ impl Known<'_> {
                 .iter()
                 .find_map(|device| device.identity.get("boot_id").cloned());
             let mut checks = vec![judged(answer)];
-            if let Some(place) = places.get(name.as_str()).filter(|_| !self.local) {
+            let level = self.instance.get(name);
+            checks.extend(level.iter().flat_map(|level| level.checks.iter().cloned()));
+            if let Some(why) = level.and_then(NodeLevel::keeps_out) {
+                let reason = format!("kept out of collectives: {why}");
+                checks.push(judged(Record::new(
+                    cluster_node::SPEC.name,
+                    Ending::Skipped { reason },
+                )));
+            } else if let Some(place) = places.get(name.as_str()).filter(|_| asked) {
                 let found: Vec<(&str, NodeFinding)> = self
                     .findings
                     .iter()
@@ -128,11 +139,17 @@ impl Known<'_> {
                     .collect();
                 checks.push(judged(part_in_groups(name, &found, self.over)));
             }
+            let own = level
+                .map(|level| level.identity.clone())
+                .unwrap_or_default();
             let identity = Identity {
-                boot_id,
-                ..Identity::default()
+                boot_id: own.boot_id.or(boot_id),
+                ..own
             };
-            NodeReport::new(name.clone(), identity, checks)
+            NodeReport {
+                judged_by: level.and_then(|level| level.judged_by(&chosen.judged_by)),
+                ..NodeReport::new(name.clone(), identity, checks)
+            }
         });
         let down = self.cluster.down.iter().map(|(name, state)| {
             let record = absent(name, &format!("Slurm calls it `{state}`"));

@@ -1,12 +1,18 @@
 //! The cluster level as text: the nodes that are not well, the waves, and what follows.
 
+use std::collections::BTreeMap;
+
 use comfy_table::Cell;
+use dhc_checks::catalog::cluster_node;
 use dhc_thresholds::{ClusterReport, GroupReport, NodeReport, Report, SearchReport, Status};
 
-use super::{FINDINGS_MAX, Paper, details, one_line, status_cell, summary, table, verdict};
+use super::{FINDINGS_MAX, Paper, details, last_words, one_line, status_cell, summary, table};
 
 /// How many nodes a line names before it only counts them.
 const NAMES_MAX: usize = 8;
+
+/// Of how many failed nodes every failed check is spelled out.
+const DETAILED_MAX: usize = 16;
 
 /// How many groups of a wave get a line.
 const GROUPS_MAX: usize = 16;
@@ -29,15 +35,29 @@ pub(super) fn text(report: &Report, cluster: &ClusterReport, paper: Paper) -> St
     }
     for check in &cluster.checks {
         if check.status > Status::Pass {
-            text.push_str(&details(check));
+            text.push_str(&details(check, None));
         }
     }
     for node in report
         .nodes
         .iter()
-        .filter(|node| node.status > Status::Pass)
+        .filter(|node| node.status == Status::Fail)
+        .take(DETAILED_MAX)
     {
-        text.push_str(&verdict(node));
+        let failed = node
+            .checks
+            .iter()
+            .filter(|check| check.status == Status::Fail);
+        for check in failed.filter(|check| check.check != cluster_node::SPEC.name) {
+            text.push_str(&details(check, Some(&node.name)));
+        }
+    }
+    let unwell = report
+        .nodes
+        .iter()
+        .filter(|node| node.status > Status::Pass);
+    for (words, nodes) in alike(unwell, last_words) {
+        text.push_str(&format!("\n{}: {words}", names(&nodes)));
     }
     for search in &cluster.searches {
         let sentence = one_line(&search.sentence);
@@ -57,34 +77,47 @@ pub(super) fn text(report: &Report, cluster: &ClusterReport, paper: Paper) -> St
     text
 }
 
-/// One line for each node that is not well, one for all the others.
+/// The nodes of whom the same is said, in the order in which the first of them stands.
+fn alike<'a, T: Ord + Clone>(
+    nodes: impl Iterator<Item = &'a NodeReport>,
+    said: impl Fn(&NodeReport) -> T,
+) -> Vec<(T, Vec<String>)> {
+    let mut all: Vec<(T, Vec<String>)> = Vec::new();
+    let mut places: BTreeMap<T, usize> = BTreeMap::new();
+    for node in nodes {
+        let words = said(node);
+        let place = *places.entry(words.clone()).or_insert(all.len());
+        if place == all.len() {
+            all.push((words, Vec::new()));
+        }
+        all[place].1.push(node.name.clone());
+    }
+    all
+}
+
+/// One line for all nodes of whom the same is to be said; those that are well come last.
 pub(super) fn nodes(report: &Report, paper: Paper) -> String {
     let mut table = table(paper);
     table.set_header(["node", "status", "what was found"]);
-    let mut well = Vec::new();
-    for node in &report.nodes {
-        if node.status == Status::Pass {
-            well.push(node.name.clone());
-        } else {
-            table.add_row([
-                Cell::new(one_line(&node.name)),
-                status_cell(node.status, paper),
-                Cell::new(found(node)),
-            ]);
-        }
-    }
-    if !well.is_empty() {
-        let nothing = Cell::new("nothing is held against them");
+    let (well, unwell): (Vec<&NodeReport>, Vec<&NodeReport>) = report
+        .nodes
+        .iter()
+        .partition(|node| node.status == Status::Pass);
+    let nodes = unwell.into_iter().chain(well);
+    for ((status, found), nodes) in alike(nodes, |node| (node.status, found(node))) {
         table.add_row([
-            Cell::new(names(&well)),
-            status_cell(Status::Pass, paper),
-            nothing,
+            Cell::new(names(&nodes)),
+            status_cell(status, paper),
+            Cell::new(found),
         ]);
     }
     format!("{table}\n")
 }
 
 fn found(node: &NodeReport) -> String {
+    if node.status == Status::Pass {
+        return "nothing is held against them".to_owned();
+    }
     let gravest = node.checks.iter().max_by_key(|check| check.status);
     gravest.map(summary).unwrap_or_default()
 }

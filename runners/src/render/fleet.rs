@@ -27,7 +27,7 @@ pub(super) fn text(report: &Report, fleet: &FleetReport, paper: Paper) -> String
             .filter(|check| check.status > Status::Pass)
         {
             text.push_str(&format!("\n{}", node.name));
-            text.push_str(&details(check));
+            text.push_str(&details(check, None));
         }
     }
     for node in unwell() {

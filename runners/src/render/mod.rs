@@ -64,7 +64,7 @@ fn node_text(node: &NodeReport, report: &Report, paper: Paper) -> String {
         .iter()
         .filter(|check| check.status > Status::Pass)
     {
-        text.push_str(&details(check));
+        text.push_str(&details(check, None));
     }
     text.push_str(&verdict(node));
     text
@@ -184,14 +184,16 @@ pub(crate) fn line(finding: &Finding) -> String {
 }
 
 /// The findings of a check that is not well, and how each was bounded.
-fn details(check: &CheckReport) -> String {
+fn details(check: &CheckReport, on: Option<&str>) -> String {
     let mut findings: Vec<&Finding> = check
         .findings
         .iter()
         .filter(|finding| finding.status > Status::Pass)
         .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.status));
-    let mut text = format!("\n{} {}\n", check.status.word().to_uppercase(), check.check);
+    let on = on.map_or_else(String::new, |node| format!(" on {}", one_line(node)));
+    let word = check.status.word().to_uppercase();
+    let mut text = format!("\n{word} {}{on}\n", check.check);
     for finding in findings.iter().take(FINDINGS_MAX) {
         text.push_str(&format!("  {} {}\n", finding.status.word(), line(finding)));
         if let Some(bound) = &finding.bound {
@@ -211,10 +213,13 @@ fn details(check: &CheckReport) -> String {
     text
 }
 
-/// The last words: the node's status, the action, and what a person should do.
 fn verdict(node: &NodeReport) -> String {
-    let name = one_line(&node.name);
-    let mut text = format!("\n{name}: {}", node.status.word().to_uppercase());
+    format!("\n{}: {}", one_line(&node.name), last_words(node))
+}
+
+/// The last words: the node's status, the action, and what a person should do.
+fn last_words(node: &NodeReport) -> String {
+    let mut text = node.status.word().to_uppercase();
     if node.action != Action::None {
         text.push_str(&format!(", suggested action: {}", node.action));
     }
