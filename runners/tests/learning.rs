@@ -399,6 +399,7 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
             sentence: String::new(),
             paths: Vec::new(),
             waves: vec![WaveReport {
+                collective_ms: None,
                 duration_ms: 1,
                 groups,
             }],
