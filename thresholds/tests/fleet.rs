@@ -511,7 +511,7 @@ fn of_ten_thousand_sound_devices_one_at_most_fails_in_two_runs_of_three() {
         let innocent = percent(thrice.falsely_failed, thrice.sound);
         assert!(innocent <= 0.01, "{spread}: {thrice:?}");
         assert!(
-            percent(once.falsely_warned, once.sound) <= 0.01,
+            percent(once.falsely_warned, once.sound) <= 0.02,
             "{spread}: {once:?}"
         );
         assert!(
