@@ -110,13 +110,9 @@ const LIMITS: Limits = Limits {
     quick: Duration::from_secs(10),
 };
 
-/// Beginnings of the variables that ranks set: those that change what NCCL and libfabric do.
-const CARRIED: &[&str] = &[
-    "NCCL_",
-    "FI_",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-];
+/// Beginnings of the variables that ranks set: those that change what NCCL and libfabric do. Which GPUs a rank may use is
+/// for the launcher to say, node by node.
+const CARRIED: &[&str] = &["NCCL_", "FI_"];
 
 /// So many GPUs are listed with their identity; of more, those that a figure names.
 const GPUS_LISTED: usize = 2_048;

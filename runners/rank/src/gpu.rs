@@ -131,8 +131,11 @@ pub(crate) fn run(
 }
 
 /// Says why the rank cannot go on, in NCCL's words as well. Where another rank is the reason it waits before: the first that
-/// ends is taken for the culprit.
+/// ends is taken for the culprit. Says it once.
 pub(crate) fn fails(voice: &Voice, error: &(dyn std::error::Error + 'static)) {
+    if voice.has_failed() {
+        return;
+    }
     let call = error.downcast_ref::<CallError>();
     if call.is_some_and(|error| error.of_another_rank) {
         std::thread::sleep(PATIENCE);

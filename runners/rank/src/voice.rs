@@ -27,7 +27,7 @@ const NOBODY_LISTENS: i32 = 125;
 const LAST_WORK: Duration = Duration::from_secs(2);
 
 /// The longest reason that a rank gives.
-const REASON_CHARS: usize = 600;
+const REASON_CHARS: usize = 300;
 
 /// The step of Slurm that this process belongs to.
 fn step() -> Option<StepId> {
@@ -122,15 +122,19 @@ impl Voice {
         });
     }
 
-    /// The rank cannot go on, and says why, once.
+    /// The rank cannot go on, and says why.
     pub(crate) fn fails(&self, why: &str) {
-        if !self.0.has_failed.swap(true, Ordering::Relaxed) {
-            let why = why.chars().map(|c| if c.is_control() { ' ' } else { c });
-            self.say(&RankLine::Failed {
-                rank: self.rank(),
-                error: why.take(REASON_CHARS).collect(),
-            });
-        }
+        self.0.has_failed.store(true, Ordering::Relaxed);
+        let why = why.chars().map(|c| if c.is_control() { ' ' } else { c });
+        self.say(&RankLine::Failed {
+            rank: self.rank(),
+            error: why.take(REASON_CHARS).collect(),
+        });
+    }
+
+    /// Whether it has said so.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.has_failed.load(Ordering::Relaxed)
     }
 
     /// Writes a line in one piece. When nobody reads any more the rank has no reason to stay.
