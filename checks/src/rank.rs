@@ -136,8 +136,6 @@ pub struct SizeLine {
 /// A GPU as the outside knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Its place among those that the rank may use, in the order of the PCI bus.
-    pub ordinal: u32,
     /// Its name.
     pub model: String,
     /// Its PCI address.
@@ -148,7 +146,7 @@ pub struct Gpu {
 
 impl std::fmt::Display for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "gpu{} {} {}", self.ordinal, self.bdf, self.uuid)
+        write!(f, "{} {}", self.bdf, self.uuid)
     }
 }
 

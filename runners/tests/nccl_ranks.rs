@@ -187,7 +187,7 @@ fn a_sum_that_is_wrong_on_one_gpu_is_corruption_and_names_it() {
         message.contains("seen by 1 of 2 ranks, most by rank 1 on "),
         "{message}"
     );
-    assert!(message.contains("gpu1 0000:64:00.0 GPU-"), "{message}");
+    assert!(message.contains("(0000:64:00.0 GPU-"), "{message}");
 }
 
 #[test]
@@ -246,6 +246,23 @@ fn fewer_gpus_than_ranks_are_told_with_what_to_set() {
         &outcome,
         &["has 2 GPUs to use; set nccl-allreduce.gpus-per-node"],
     );
+}
+
+#[test]
+fn options_that_cannot_be_are_refused_with_what_to_write() {
+    let gpus = two_gpus();
+    for (option, words) in [
+        ("engine=magic", "write ranks or all_reduce_perf"),
+        ("library-path=lib", "write whole paths"),
+        ("gpus-per-node=0", "write a whole number from 1 to 64"),
+    ] {
+        let setting = format!("nccl-allreduce.{option}");
+        let more = ["--set", setting.as_str()];
+        let outcome = gpus.run_with(&gpus.libraries.nccl(), &gpus.libraries.cuda(), &more);
+        assert_could_not(&outcome, &[words]);
+    }
+    let relative = gpus.run_with(Path::new("libnccl.so.2"), &gpus.libraries.cuda(), &[]);
+    assert_could_not(&relative, &["write the whole path"]);
 }
 
 #[test]

@@ -194,9 +194,7 @@ fn by_ranks(
         sweep: all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?,
         nccl: path(task, "libnccl")?,
         cuda: path(task, "libcuda")?,
-        library_path: std::env::split_paths(task.option(&SPEC, "library-path"))
-            .filter(|folder| folder.is_absolute())
-            .collect(),
+        library_path: folders(task, "library-path")?,
         environment: carried(task),
     };
     let launched = group.launch(&task.host, Work::NcclAllReduce(work), gpus, task.deadline)?;
@@ -215,6 +213,20 @@ fn path(task: &Task, option: &'static str) -> Result<Option<PathBuf>, CheckError
         path if path.is_absolute() => Ok(Some(path)),
         _ => Err(refused(task, option, "write the whole path".to_owned())),
     }
+}
+
+/// The folders that an option names.
+fn folders(task: &Task, option: &'static str) -> Result<Vec<PathBuf>, CheckError> {
+    let text = task.option(&SPEC, option);
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let folders: Vec<PathBuf> = std::env::split_paths(text).collect();
+    if folders.iter().all(|folder| folder.is_absolute()) {
+        return Ok(folders);
+    }
+    let why = "write whole paths with colons between them".to_owned();
+    Err(refused(task, option, why))
 }
 
 /// The variables that ranks set. They travel in the ranks' command lines, which all users of a node can read, so nothing
@@ -241,8 +253,9 @@ fn tell_gpus(roster: &Roster, record: &mut Recorder<'_>) -> Result<(), CheckErro
         if all > GPUS_LISTED && !named.contains(&rank) {
             continue;
         }
-        let subject = Subject::new(Kind::Gpu, format!("{node}:gpu{}", gpu.ordinal));
+        let subject = Subject::new(Kind::Gpu, format!("{node}:{}", gpu.bdf));
         let identity = [
+            ("node", node.to_owned()),
             ("bdf", gpu.bdf.clone()),
             ("uuid", gpu.uuid.clone()),
             ("model", gpu.model.clone()),

@@ -181,7 +181,6 @@ fn open(driver: &Driver, place: u32) -> Outcome<(Context, Gpu)> {
         name, bdf, uuid, ..
     } = device;
     let gpu = Gpu {
-        ordinal,
         model: name,
         bdf,
         uuid,
