@@ -252,6 +252,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_fits_into_one_line_of_a_rank_whatever_the_log_says() {
+        let long = "\"\\\u{1f980}x".repeat(100);
+        let ways = (0..20).map(|way| format!("Channel 0 : 0 -> 1 via W{way}{long}"));
+        let said = [
+            "NCCL version ",
+            "Using network Libfabric",
+            "NET/OFI Selected provider is ",
+            "NET/OFI Using aws-ofi-nccl ",
+            "NET/OFI Using Libfabric version ",
+        ];
+        let lines: Vec<String> = said
+            .iter()
+            .map(|said| format!("{said}{long}"))
+            .chain(ways)
+            .collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let line = crate::rank::RankLine::Transport {
+            rank: u32::MAX,
+            transport: log(&lines).transport,
+        };
+        let bytes = serde_json::to_vec(&line).unwrap().len();
+        assert!(bytes > 400 && bytes <= crate::rank::LINE_MAX, "{bytes}");
+    }
+
+    #[test]
     fn warnings_are_kept_and_garbage_is_passed_over() {
         let text = "[2026-11-24 10:00:00] n1:7:8 [0] misc/socket.cc:58 NCCL WARN socketStartConnect: failed\n\
                     \u{1b}[31mnoise\nNCCL INFO \nNCCL INFO Channel via \n";
