@@ -4,8 +4,12 @@
 //! output. The launcher carries them: no port is opened, nothing is written to a shared file system. Lines are short,
 //! since launchers cut longer ones (Slurm's stdio messages hold 1,024 bytes).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use crate::format::nccl_log::Transport;
 use crate::group::StepId;
 
 /// The longest line that a rank writes, in bytes.
@@ -23,13 +27,34 @@ pub struct RankTask {
 }
 
 /// What ranks can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
     /// Say [`RankLine::Hello`] and go, without MPI.
     RollCall,
     /// All-reduce buffers of host memory over MPI.
     AllReduce(Sweep),
+    /// All-reduce buffers of GPU memory over NCCL, one GPU for each rank; MPI only starts the ranks and gathers figures.
+    NcclAllReduce(NcclSweep),
+}
+
+/// A sweep over GPUs, and what it is done with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NcclSweep {
+    /// The sizes.
+    pub sweep: Sweep,
+    /// NCCL, if not the one that the node's loader finds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nccl: Option<PathBuf>,
+    /// The CUDA driver, if not the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<PathBuf>,
+    /// Folders in which the node's loader looks first, for NCCL's plugins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub library_path: Vec<PathBuf>,
+    /// Variables that every rank sets, since launchers do not carry them all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Which message sizes, and how long for each.
@@ -53,7 +78,11 @@ pub enum Phase {
     Started,
     /// It is inside `MPI_Init`.
     Init,
-    /// MPI works; it waits for the others at the first barrier.
+    /// MPI works; it opens its GPU.
+    Device,
+    /// Its GPU works; it meets the others in NCCL.
+    Communicator,
+    /// All works; it waits for the others at the first barrier.
     Barrier,
     /// It is inside a collective.
     Collective,
@@ -85,6 +114,9 @@ pub struct SizeLine {
     pub wrong: u64,
     /// The rank that saw most wrong elements, if any.
     pub wrong_rank: Option<u32>,
+    /// How many ranks saw any.
+    #[serde(default)]
+    pub wrong_ranks: u32,
     /// Mean over the ranks of each rank's mean: the latency that OSU's benchmarks print.
     pub mean_us: f64,
     /// Median over all ranks' medians.
@@ -99,6 +131,23 @@ pub struct SizeLine {
     pub slowest: (u32, f64),
     /// The rank with the least mean, and that mean.
     pub fastest: (u32, f64),
+}
+
+/// A GPU as the outside knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Its name.
+    pub model: String,
+    /// Its PCI address.
+    pub bdf: String,
+    /// Its UUID.
+    pub uuid: String,
+}
+
+impl std::fmt::Display for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.bdf, self.uuid)
+    }
 }
 
 /// One line of a rank.
@@ -126,10 +175,29 @@ pub enum RankLine {
         /// Where it is.
         progress: Progress,
     },
-    /// What MPI is and says of itself (from rank 0).
+    /// What MPI or NCCL is and says of itself (from rank 0).
     Library {
         /// Its version line, cut.
         version: String,
+    },
+    /// The GPU that the rank drives.
+    Gpu {
+        /// The rank.
+        rank: u32,
+        /// The GPU.
+        gpu: Gpu,
+    },
+    /// How the rank reaches the others, as NCCL's log tells it; the last of a rank counts.
+    Transport {
+        /// The rank.
+        rank: u32,
+        /// The way.
+        transport: Transport,
+    },
+    /// A remark for people (from rank 0).
+    Note {
+        /// It.
+        text: String,
     },
     /// One size was measured (from rank 0).
     Size(SizeLine),
@@ -144,7 +212,7 @@ pub enum RankLine {
         /// In which words: sockets, devices, components of MPI.
         seen: String,
     },
-    /// The rank could not go on.
+    /// The rank could not go on: a library or the driver did not do its part, which accuses no hardware.
     Failed {
         /// The rank.
         rank: u32,

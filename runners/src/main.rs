@@ -462,7 +462,7 @@ fn cluster_level(
         &keeper.machine.name,
         &keeper.run.id,
     )?;
-    nodes.defaults(&mut options);
+    nodes.defaults(&keeper.chosen.table, &mut options);
     let orders = cluster::Orders {
         program: std::env::current_exe()?,
         host,

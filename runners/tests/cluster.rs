@@ -14,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dhc_fixtures::GpuLibraries;
 use dhc_thresholds::{Action, GroupReport, NodeReport, Report, SearchReport, Status};
 
 const HOSTS: usize = 8;
@@ -25,6 +26,22 @@ instance_type = "namespace-cluster"
 
 [[limit]]
 metric = "mpi.allreduce.plateau"
+unit = "GB/s"
+fail_below = 0.02
+source = "twice what a link of 100 Mbit/s carries"
+"#;
+
+/// One fake GPU on each host.
+const GPU_FLOOR: &str = r#"schema = "dhc.thresholds/1"
+instance_type = "namespace-gpus"
+
+[[hardware]]
+kind = "nvidia_gpu"
+count = 1
+source = "the fake CUDA driver has one"
+
+[[limit]]
+metric = "nccl.allreduce.plateau"
 unit = "GB/s"
 fail_below = 0.02
 source = "twice what a link of 100 Mbit/s carries"
@@ -48,6 +65,24 @@ impl Cluster {
         std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
         cluster.tool(&["up", &HOSTS.to_string()]);
         cluster
+    }
+
+    /// A cluster whose hosts have a GPU each: the fake CUDA and NCCL, whose ranks talk over the hosts' real links. Also
+    /// returns what makes dhc look at those.
+    fn up_with_gpus() -> (Cluster, Vec<String>) {
+        let cluster = Cluster::up();
+        std::fs::write(cluster.path("floor.toml"), GPU_FLOOR).unwrap();
+        let fakes = GpuLibraries::in_folder(cluster.folder.path(), 1).network("socket");
+        let mut args = vec!["--check".to_owned(), "nccl-allreduce".to_owned()];
+        for setting in [
+            format!("libnccl={}", fakes.nccl().display()),
+            format!("libcuda={}", fakes.cuda().display()),
+            "max-bytes=1048576".to_owned(),
+            "quick-bytes=1048576".to_owned(),
+        ] {
+            args.extend(["--set".to_owned(), format!("nccl-allreduce.{setting}")]);
+        }
+        (cluster, args)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -538,4 +573,53 @@ fn a_controller_that_goes_away_costs_no_host_the_verdict() {
     assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
     assert!(!outcome.search().waves.is_empty(), "{}", outcome.story());
     cluster.tool(&["start-ctld"]);
+}
+
+fn words(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn gpus_of_sound_hosts_are_good_together() {
+    let (cluster, args) = Cluster::up_with_gpus();
+    let outcome = cluster.run(&words(&args));
+    assert_eq!(
+        outcome.search().conclusion,
+        "all_good",
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS,
+        "{}",
+        outcome.story()
+    );
+    let record = &outcome.report.cluster.as_ref().unwrap().checks[0].record;
+    assert_eq!(record.devices.len(), HOSTS, "{record:?}");
+    let networks = record.measurements.iter();
+    let networks = networks.filter(|one| one.metric == "nccl.allreduce.network");
+    assert_eq!(networks.count(), HOSTS);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_host_whose_gpu_is_reached_over_a_slow_link_is_named() {
+    let (cluster, args) = Cluster::up_with_gpus();
+    cluster.tool(&["slow", "h3", SLOW]);
+    cluster
+        .run(&words(&args))
+        .assert_only(&["h3"], "cluster.node.slow", Action::Reboot);
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_killed_rank_with_a_gpu_costs_one_group_and_its_host_is_named() {
+    let (cluster, mut args) = Cluster::up_with_gpus();
+    args.extend(["--set", "nccl-allreduce.size-ms=1500"].map(str::to_owned));
+    let (child, begun) = cluster.begin(&words(&args));
+    cluster.tool(&["exec", "h5", "pkill", "-KILL", "-f", "all_reduce"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert_interrupted(&outcome, "h5", "died (Killed)");
+    cluster.assert_clean();
 }

@@ -1,5 +1,5 @@
-//! `nccl-allreduce` through a launcher that is not there: a script that says hello for roll calls and prints a table of
-//! all_reduce_perf for the rest. Never seen on GPUs.
+//! `nccl-allreduce` with an installed all_reduce_perf, through a launcher that is not there: a script that says hello for roll
+//! calls and prints a table of the tool for the rest. Never seen on GPUs.
 mod common;
 
 use common::{Dhc, Outcome};
@@ -35,6 +35,8 @@ fn run(dhc: &Dhc) -> Outcome {
         "BM.GPU.H100.8",
         "--set",
         "nccl-allreduce.gpus-per-node=1",
+        "--set",
+        "nccl-allreduce.engine=all_reduce_perf",
     ])
 }
 

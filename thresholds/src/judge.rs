@@ -143,7 +143,7 @@ pub fn judge(record: &Record, metrics: &[&Metric], table: &Table) -> Verdict {
         .iter()
         .flat_map(|measurement| judged(measurement, metrics, table))
         .collect();
-    findings.extend(gaps(record, metrics));
+    findings.extend(gaps(record, metrics, table));
     findings.extend(too_few_subjects(record, metrics, table));
     findings.extend(ending(record));
     findings.extend(missing(record, metrics));
@@ -398,12 +398,13 @@ fn number_against(value: f64, limit: &Limit, table: &Table) -> Option<Decision> 
     nearest.map(|(_, decision)| decision)
 }
 
-/// A gap in a metric that matters is *unknown*.
-fn gaps(record: &Record, metrics: &[&Metric]) -> Vec<Finding> {
+/// A gap in a metric that matters is *unknown*. One that is only kept for people matters where the table has a limit for it.
+fn gaps(record: &Record, metrics: &[&Metric], table: &Table) -> Vec<Finding> {
+    let is_limited = |name: &str| table.limits.iter().any(|limit| limit.metric == name);
     let matters = |name: &str| {
-        metrics
-            .iter()
-            .find(|metric| metric.name == name && metric.role != Role::Context)
+        metrics.iter().find(|metric| {
+            metric.name == name && (metric.role != Role::Context || is_limited(name))
+        })
     };
     let mut findings = Vec::new();
     for gap in &record.gaps {

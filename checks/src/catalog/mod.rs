@@ -1,5 +1,6 @@
 //! The checks, one file each. To add one: write its file, name it here, and put it into [`CHECKS`].
 
+mod all_reduce;
 pub mod cluster_node;
 mod cpu_stress;
 mod dcgm_diag;

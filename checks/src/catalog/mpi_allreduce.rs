@@ -5,76 +5,12 @@ use std::time::Duration;
 
 use dhc_thresholds::{Kind, Metric, Role, Subject, Unit};
 
+use super::all_reduce::{self, Limits, Metrics};
 use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
-use crate::collective;
-use crate::group::{Group, Launched, NodeState};
-use crate::host::Ended;
-use crate::rank::{SizeLine, Sweep, Work};
+use crate::group::{Group, Launched};
+use crate::rank::Work;
 
-const PLATEAU: Metric = Metric {
-    name: "mpi.allreduce.plateau",
-    unit: Unit::GigabytesPerSecond,
-    about: "bus bandwidth of large messages: the median of the three largest sizes that were measured",
-    role: Role::Judged,
-    fault: "cluster.slow",
-};
-const WRONG: Metric = Metric {
-    name: "mpi.allreduce.wrong",
-    unit: Unit::Count,
-    about: "elements of results that differ from what they have to be, on all ranks",
-    role: Role::Required,
-    fault: "data.corrupted",
-};
-const ALGBW: Metric = Metric {
-    name: "mpi.allreduce.algbw",
-    unit: Unit::GigabytesPerSecond,
-    about: "algorithm bandwidth: message size over the mean time",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const BUSBW: Metric = Metric {
-    name: "mpi.allreduce.busbw",
-    unit: Unit::GigabytesPerSecond,
-    about: "bus bandwidth: algorithm bandwidth times 2(n - 1)/n, comparable with the rate of a link whatever n is",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const LATENCY: Metric = Metric {
-    name: "mpi.allreduce.latency",
-    unit: Unit::Microseconds,
-    about: "mean time of one all-reduce, mean over the ranks",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const LATENCY_P50: Metric = Metric {
-    name: "mpi.allreduce.latency_p50",
-    unit: Unit::Microseconds,
-    about: "median time of one all-reduce, median over the ranks",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const LATENCY_P99: Metric = Metric {
-    name: "mpi.allreduce.latency_p99",
-    unit: Unit::Microseconds,
-    about: "99th percentile of the time of one all-reduce, on the rank where it is greatest",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const LATENCY_MAX: Metric = Metric {
-    name: "mpi.allreduce.latency_max",
-    unit: Unit::Microseconds,
-    about: "the longest all-reduce on any rank",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const MEMBER: Metric = Metric {
-    name: "mpi.allreduce.member",
-    unit: Unit::State,
-    about: "what became of a node of the group: done, waiting (for others), behind (others waited for it), silent, died, died_at_start, \
-            could_not_start, never_answered",
-    role: Role::Context,
-    fault: "cluster.node.unresponsive",
-};
+static METRICS: Metrics = all_reduce::metrics!("mpi.allreduce");
 
 const TRANSPORT: Metric = Metric {
     name: "mpi.allreduce.transport",
@@ -101,15 +37,15 @@ static SPEC: Spec = Spec {
               MPI's own, so its transport is the one that MPI chooses; the result says which MPI it was, and of each node what its ranks \
               held open to carry messages. That is what they really had, whatever MPI was told to use.",
     metrics: &[
-        &PLATEAU,
-        &WRONG,
-        &BUSBW,
-        &ALGBW,
-        &LATENCY,
-        &LATENCY_P50,
-        &LATENCY_P99,
-        &LATENCY_MAX,
-        &MEMBER,
+        &METRICS.plateau,
+        &METRICS.wrong,
+        &METRICS.busbw,
+        &METRICS.algbw,
+        &METRICS.latency,
+        &METRICS.latency_p50,
+        &METRICS.latency_p99,
+        &METRICS.latency_max,
+        &METRICS.member,
         &TRANSPORT,
         &COLLECTIVE_TIME,
     ],
@@ -140,12 +76,12 @@ static SPEC: Spec = Spec {
     ],
 };
 
-/// The smallest message of a quick look: below it the latency of the launch's network hides a slow path.
-const QUICK_BYTES_MIN: u64 = 1 << 18;
-
-/// How long a sweep goes on to larger sizes.
-const SWEEP: Duration = Duration::from_secs(30);
-const QUICK_SWEEP: Duration = Duration::from_secs(3);
+const LIMITS: Limits = Limits {
+    quick_bytes_min: 1 << 18,
+    bytes_max: 1 << 34,
+    whole: Duration::from_secs(30),
+    quick: Duration::from_secs(3),
+};
 
 /// The check.
 pub(super) struct MpiAllReduce;
@@ -170,7 +106,7 @@ impl ClusterCheck for MpiAllReduce {
     }
 
     fn plateau(&self) -> Option<&'static str> {
-        Some(PLATEAU.name)
+        Some(METRICS.plateau.name)
     }
 
     fn collective_time(&self) -> Option<&'static str> {
@@ -178,11 +114,11 @@ impl ClusterCheck for MpiAllReduce {
     }
 
     fn member(&self) -> Option<&'static str> {
-        Some(MEMBER.name)
+        Some(METRICS.member.name)
     }
 
     fn wrong(&self) -> Option<&'static str> {
-        Some(WRONG.name)
+        Some(METRICS.wrong.name)
     }
 
     fn measure(
@@ -191,99 +127,27 @@ impl ClusterCheck for MpiAllReduce {
         group: &Group,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
-        let number = |option: &'static str, range| task.number(&SPEC, option, range);
-        let ranks_per_node = number("ranks-per-node", 1..=1024)?;
-        let size_ms = number("size-ms", 1..=60_000)?;
-        let sweep = if group.quick {
-            Sweep {
-                bytes_min: QUICK_BYTES_MIN,
-                bytes_max: number("quick-bytes", QUICK_BYTES_MIN..=1 << 34)?,
-                size_ms,
-                sweep_ms: QUICK_SWEEP.as_millis() as u64,
-            }
-        } else {
-            Sweep {
-                bytes_min: 8,
-                bytes_max: number("max-bytes", 8..=1 << 34)?,
-                size_ms,
-                sweep_ms: SWEEP.as_millis() as u64,
-            }
-        };
+        let ranks = task.number(&SPEC, "ranks-per-node", 1..=1024)?;
+        let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
         record.progress(format!("{} nodes", group.nodes.len()))?;
-        let ranks = u32::try_from(ranks_per_node).unwrap_or(u32::MAX);
+        let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
         let launched = group.launch(&task.host, Work::AllReduce(sweep), ranks, task.deadline)?;
         task.confine(record)?;
-        tell(group, &launched, record)?;
-        ending(group, &launched)
-    }
-}
-
-fn tell(group: &Group, launched: &Launched, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-    let roster = &launched.roster;
-    for evidence in launched.evidence(group.launch.name()) {
-        record.evidence(evidence)?;
-    }
-    if let Some(library) = roster.library() {
-        record.note(format!("MPI: {library}"))?;
-    }
-    let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
-    let whole = || Subject::new(Kind::Group, format!("{nodes} nodes"));
-    for (node, state) in roster.states() {
-        let mut member = MEMBER.of(Subject::new(Kind::Node, node), state.word());
-        if let Some(why) = state.why() {
-            member = member.detail(why);
+        all_reduce::tell(group, &launched, &METRICS, record)?;
+        transports(&launched, record)?;
+        if let Some(time) = launched.roster.collective() {
+            let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
+            let whole = Subject::new(Kind::Group, format!("{nodes} nodes"));
+            record.add(COLLECTIVE_TIME.of(whole, time.as_secs_f64()).among(nodes))?;
         }
-        record.add(member)?;
+        all_reduce::ending(group, &launched)
     }
-    transports(launched, record)?;
-    if let Some(time) = roster.collective() {
-        record.add(COLLECTIVE_TIME.of(whole(), time.as_secs_f64()).among(nodes))?;
-    }
-    for size in roster.sizes() {
-        for (metric, value) in [
-            (&BUSBW, busbw_gb_per_s(size)),
-            (&ALGBW, algbw_gb_per_s(size)),
-            (&LATENCY, size.mean_us),
-            (&LATENCY_P50, size.p50_us),
-            (&LATENCY_P99, size.p99_us),
-            (&LATENCY_MAX, size.max_us),
-        ] {
-            let mut measured = metric.of(whole(), value).at_bytes(size.bytes).among(nodes);
-            if metric.name == LATENCY.name {
-                measured = measured.detail(extremes(size, launched));
-            }
-            record.add(measured)?;
-        }
-    }
-    let verified: u64 = roster.sizes().iter().map(|size| size.verified).sum();
-    if verified > 0 {
-        let wrong: u64 = roster.sizes().iter().map(|size| size.wrong).sum();
-        let mut measured = WRONG.of(whole(), wrong).among(nodes);
-        let worst = roster
-            .sizes()
-            .iter()
-            .filter_map(|size| Some((size, size.wrong_rank?)))
-            .next();
-        if let Some((size, rank)) = worst {
-            let node = roster.node_of(rank).unwrap_or("an unknown node");
-            measured = measured.detail(format!(
-                "first at {} bytes, most on rank {rank} on {node}",
-                size.bytes
-            ));
-        }
-        record.add(measured)?;
-    }
-    let by_size: Vec<f64> = roster.sizes().iter().map(busbw_gb_per_s).collect();
-    if let Some(plateau) = collective::plateau(&by_size) {
-        record.add(PLATEAU.of(whole(), plateau).among(nodes))?;
-    }
-    Ok(())
 }
 
 /// What carried the messages, node by node, and in a word where the nodes differ.
 fn transports(launched: &Launched, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     let mut nodes_of: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (node, transports, seen) in launched.roster.transports() {
+    for (node, transports, seen) in launched.roster.carriers() {
         let subject = Subject::new(Kind::Node, node);
         if transports.is_empty() {
             let why = "the ranks held no connection to another host, no RDMA device and no shared segment";
@@ -314,57 +178,5 @@ fn transports(launched: &Launched, record: &mut Recorder<'_>) -> Result<(), Chec
                 others.join(" or ")
             ))
         }
-    }
-}
-
-/// Which ranks were fastest and slowest, for people.
-fn extremes(size: &SizeLine, launched: &Launched) -> String {
-    let name = |rank: u32| launched.roster.node_of(rank).unwrap_or("?").to_owned();
-    let ((slow, slow_us), (fast, fast_us)) = (size.slowest, size.fastest);
-    format!(
-        "slowest rank {slow} on {} {slow_us:.1} us, fastest rank {fast} on {} {fast_us:.1} us",
-        name(slow),
-        name(fast)
-    )
-}
-
-fn algbw_gb_per_s(size: &SizeLine) -> f64 {
-    collective::algbw_gb_per_s(size.bytes, size.mean_us.max(1e-3))
-}
-
-fn busbw_gb_per_s(size: &SizeLine) -> f64 {
-    collective::all_reduce_busbw_gb_per_s(algbw_gb_per_s(size), size.ranks)
-}
-
-/// What the launch came to, if not to its end: who is named by it stands in the members' states.
-fn ending(group: &Group, launched: &Launched) -> Result<(), CheckError> {
-    if launched.roster.is_done() && launched.output.ended == Ended::Exited(0) {
-        return Ok(());
-    }
-    let named: Vec<String> = launched
-        .roster
-        .states()
-        .filter(|(_, state)| !matches!(state, NodeState::Done | NodeState::Waiting))
-        .map(|(node, state)| match state.why() {
-            Some(why) => format!("{node} {} ({why})", state.word()),
-            None => format!("{node} {}", state.word()),
-        })
-        .collect();
-    let who = if named.is_empty() {
-        "no node is named by it".to_owned()
-    } else {
-        named.join(", ")
-    };
-    let what = format!(
-        "the all-reduce over {} nodes did not come to its end: {} {}; {who}",
-        group.nodes.len(),
-        group.launch.name(),
-        launched.output.ended
-    );
-    match launched.output.ended {
-        Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } => {
-            Err(CheckError::TimedOut(what))
-        }
-        Ended::Exited(_) | Ended::Signaled(_) => Err(CheckError::Unavailable(what)),
     }
 }

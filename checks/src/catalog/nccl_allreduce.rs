@@ -1,91 +1,121 @@
-//! `nccl-allreduce`: an all-reduce over all GPUs of all nodes, by an installed `all_reduce_perf` of nccl-tests.
+//! `nccl-allreduce`: an all-reduce over all GPUs of all nodes with NCCL, by dhc's own ranks or by an installed
+//! `all_reduce_perf` of nccl-tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
+use super::all_reduce::{self, Limits, Metrics};
 use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
 use crate::collective;
 use crate::format::nccl_tests::{self, Table};
-use crate::group::Group;
-use crate::host::Ended;
+use crate::group::{Group, Roster};
+use crate::host::{Ended, redact};
+use crate::rank::{NcclSweep, Work};
 
-const PLATEAU: Metric = Metric {
-    name: "nccl.allreduce.plateau",
-    unit: Unit::GigabytesPerSecond,
-    about: "bus bandwidth of large messages: the median of the three largest sizes that were measured",
-    role: Role::Judged,
-    fault: "cluster.slow",
-};
-const WRONG: Metric = Metric {
-    name: "nccl.allreduce.wrong",
-    unit: Unit::Count,
-    about: "results out of bounds, as the tool counts them over all sizes",
-    role: Role::Required,
-    fault: "data.corrupted",
-};
-const BUSBW: Metric = Metric {
-    name: "nccl.allreduce.busbw",
-    unit: Unit::GigabytesPerSecond,
-    about: "bus bandwidth: algorithm bandwidth times 2(n - 1)/n over n GPUs",
+static METRICS: Metrics = all_reduce::metrics!("nccl.allreduce");
+
+const NETWORK: Metric = Metric {
+    name: "nccl.allreduce.network",
+    unit: Unit::State,
+    about: "the network between nodes that NCCL chose on a node: efa, ib, socket, libfabric-PROVIDER, or a plugin's name; \
+            mixed where its ranks differ",
     role: Role::Context,
-    fault: "cluster.slow",
-};
-const ALGBW: Metric = Metric {
-    name: "nccl.allreduce.algbw",
-    unit: Unit::GigabytesPerSecond,
-    about: "algorithm bandwidth: message size over time, of the slower of the out-of-place and the in-place half",
-    role: Role::Context,
-    fault: "cluster.slow",
-};
-const LATENCY: Metric = Metric {
-    name: "nccl.allreduce.latency",
-    unit: Unit::Microseconds,
-    about: "time of one all-reduce",
-    role: Role::Context,
-    fault: "cluster.slow",
+    fault: "nccl.network",
 };
 
 static SPEC: Spec = Spec {
     name: "nccl-allreduce",
-    about: "an all-reduce over all GPUs of all nodes with NCCL, by an installed all_reduce_perf",
-    explain: "Starts nccl-tests' all_reduce_perf with one process for each GPU and reads its table, in the layouts of all \
-              its versions. It has to be installed on every node and built with MPI. Its own average is not used, since it \
-              depends on the sizes that were run: the plateau of the large ones is judged. Set NCCL_DEBUG=INFO to have \
-              the network that NCCL chose told in the result. The tool says nothing while it hangs, so a hung group is a \
-              failed one, and the search finds the node by the groups it is in.",
-    metrics: &[&PLATEAU, &WRONG, &BUSBW, &ALGBW, &LATENCY],
+    about: "an all-reduce over all GPUs of all nodes with NCCL: is it right, how fast, over which network, and who is to blame if not",
+    explain: "Starts one rank for each GPU. A rank loads the CUDA driver and the node's libnccl.so.2 when it runs, so nothing \
+              has to be built on the cluster; MPI starts the ranks and gathers figures. Message sizes are swept, every \
+              iteration is timed on every GPU, and results are compared element by element. NCCL's own log is read for the \
+              network that it really chose: a node that fell back to TCP where EFA is due is told. With \
+              engine=all_reduce_perf an installed all_reduce_perf of nccl-tests does it instead, which has to be built with \
+              MPI, and says nothing while it hangs.",
+    metrics: &[
+        &METRICS.plateau,
+        &METRICS.wrong,
+        &NETWORK,
+        &METRICS.busbw,
+        &METRICS.algbw,
+        &METRICS.latency,
+        &METRICS.latency_p50,
+        &METRICS.latency_p99,
+        &METRICS.latency_max,
+        &METRICS.member,
+    ],
     needs: Some(Hardware::NvidiaGpu),
     tags: &["cluster", "gpu"],
     company: Company::Alone,
     options: &[
         OptionSpec {
-            name: "tool",
-            default: "all_reduce_perf",
-            about: "the program, by name or whole path",
+            name: "engine",
+            default: RANKS,
+            about: "who does it: ranks (dhc's own) or all_reduce_perf (of nccl-tests, installed on every node)",
         },
         OptionSpec {
             name: "gpus-per-node",
-            default: "8",
-            about: "GPUs on each node, a process for each",
+            default: "",
+            about: "GPUs on each node, a rank for each; as many as the instance type has if not set",
         },
         OptionSpec {
             name: "max-bytes",
             default: "8589934592",
-            about: "largest message of the whole sweep, in bytes",
+            about: "largest message of the whole sweep, in bytes; less where a GPU has no room for it",
         },
         OptionSpec {
             name: "quick-bytes",
             default: "1073741824",
             about: "largest message of the groups that look for a culprit, in bytes",
         },
+        OptionSpec {
+            name: "size-ms",
+            default: "300",
+            about: "how long the iterations of one size take together, in milliseconds (engine ranks)",
+        },
+        OptionSpec {
+            name: "libnccl",
+            default: "",
+            about: "NCCL by its whole path, such as that of your jobs' container or Python environment (engine ranks)",
+        },
+        OptionSpec {
+            name: "libcuda",
+            default: "",
+            about: "the CUDA driver by its whole path (engine ranks)",
+        },
+        OptionSpec {
+            name: "library-path",
+            default: "",
+            about: "folders with colons between them in which NCCL's plugins are looked for first (engine ranks)",
+        },
+        OptionSpec {
+            name: "tool",
+            default: "all_reduce_perf",
+            about: "the program, by name or whole path (engine all_reduce_perf)",
+        },
     ],
 };
 
-/// The smallest messages of the two kinds of groups.
-const BYTES_MIN: u64 = 8;
-const QUICK_BYTES_MIN: u64 = 1 << 26;
+/// The engines.
+const RANKS: &str = "ranks";
+const ALL_REDUCE_PERF: &str = "all_reduce_perf";
+
+const LIMITS: Limits = Limits {
+    quick_bytes_min: 1 << 26,
+    bytes_max: 1 << 36,
+    whole: Duration::from_secs(60),
+    quick: Duration::from_secs(10),
+};
+
+/// Beginnings of the variables that ranks set: those that change what NCCL and libfabric do. Which GPUs a rank may use is
+/// for the launcher to say, node by node.
+const CARRIED: &[&str] = &["NCCL_", "FI_"];
+
+/// So many GPUs are listed with their identity; of more, those that a figure names.
+const GPUS_LISTED: usize = 2_048;
 
 /// The check.
 pub(super) struct NcclAllReduce;
@@ -104,11 +134,15 @@ impl ClusterCheck for NcclAllReduce {
     }
 
     fn plateau(&self) -> Option<&'static str> {
-        Some(PLATEAU.name)
+        Some(METRICS.plateau.name)
+    }
+
+    fn member(&self) -> Option<&'static str> {
+        Some(METRICS.member.name)
     }
 
     fn wrong(&self) -> Option<&'static str> {
-        Some(WRONG.name)
+        Some(METRICS.wrong.name)
     }
 
     fn measure(
@@ -117,67 +151,212 @@ impl ClusterCheck for NcclAllReduce {
         group: &Group,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
-        let tool = task.option(&SPEC, "tool");
-        if tool.is_empty() || tool.starts_with('-') {
-            return Err(CheckError::Option {
-                check: SPEC.name,
-                option: "tool",
-                value: tool.to_owned(),
-                why: "write the name or path of all_reduce_perf".to_owned(),
-            });
+        let engine = task.option(&SPEC, "engine");
+        if ![RANKS, ALL_REDUCE_PERF].contains(&engine) {
+            return Err(refused(
+                task,
+                "engine",
+                format!("write {RANKS} or {ALL_REDUCE_PERF}"),
+            ));
+        }
+        if task.option(&SPEC, "gpus-per-node").is_empty() {
+            let why = "the table of the instance type does not say how many GPUs a node has; write how many".to_owned();
+            return Err(refused(task, "gpus-per-node", why));
         }
         let gpus = task.number(&SPEC, "gpus-per-node", 1..=64)?;
-        let (from, to) = if group.quick {
-            (
-                QUICK_BYTES_MIN,
-                task.number(&SPEC, "quick-bytes", QUICK_BYTES_MIN..=1 << 36)?,
-            )
-        } else {
-            (
-                BYTES_MIN,
-                task.number(&SPEC, "max-bytes", BYTES_MIN..=1 << 36)?,
-            )
-        };
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
-        let words = [
-            tool,
-            "-b",
-            &from.to_string(),
-            "-e",
-            &to.to_string(),
-            "-f",
-            "2",
-            "-g",
-            "1",
-            "-c",
-            "1",
-            "-n",
-            "20",
-        ]
-        .map(str::to_owned);
         record.progress(format!("{} nodes", group.nodes.len()))?;
-        let output = group.launch_tool(&task.host, &words, gpus, task.deadline)?;
-        task.confine(record)?;
-        for evidence in output.evidence(group.launch.name()) {
-            record.evidence(evidence)?;
+        if engine == RANKS {
+            by_ranks(task, group, gpus, record)
+        } else {
+            by_all_reduce_perf(task, group, gpus, record)
         }
-        if let Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } = output.ended {
-            return Err(CheckError::TimedOut(format!("{tool} {}", output.ended)));
-        }
-        let text = String::from_utf8_lossy(&output.stdout.kept()).into_owned();
-        let table = nccl_tests::read(&text).map_err(|error| {
-            CheckError::NotUnderstood(format!("{tool}: {error} ({})", output.ended))
-        })?;
-        if output.stdout.is_truncated() {
-            return Err(CheckError::NotUnderstood(format!(
-                "{tool} printed more than can be kept"
-            )));
-        }
-        tell(&table, group, gpus, record)
     }
 }
 
-fn tell(
+fn refused(task: &Task, option: &'static str, why: String) -> CheckError {
+    CheckError::Option {
+        check: SPEC.name,
+        option,
+        value: task.option(&SPEC, option).to_owned(),
+        why,
+    }
+}
+
+/// The all-reduce by dhc's own ranks.
+fn by_ranks(
+    task: &Task,
+    group: &Group,
+    gpus: u32,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let work = NcclSweep {
+        sweep: all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?,
+        nccl: path(task, "libnccl")?,
+        cuda: path(task, "libcuda")?,
+        library_path: folders(task, "library-path")?,
+        environment: carried(task),
+    };
+    let launched = group.launch(&task.host, Work::NcclAllReduce(work), gpus, task.deadline)?;
+    task.confine(record)?;
+    all_reduce::tell(group, &launched, &METRICS, record)?;
+    tell_gpus(&launched.roster, record)?;
+    tell_transport(&launched.roster, record)?;
+    all_reduce::ending(group, &launched)
+}
+
+/// A path that an option names, if it does.
+fn path(task: &Task, option: &'static str) -> Result<Option<PathBuf>, CheckError> {
+    let text = task.option(&SPEC, option);
+    match PathBuf::from(text) {
+        _ if text.is_empty() => Ok(None),
+        path if path.is_absolute() => Ok(Some(path)),
+        _ => Err(refused(task, option, "write the whole path".to_owned())),
+    }
+}
+
+/// The folders that an option names.
+fn folders(task: &Task, option: &'static str) -> Result<Vec<PathBuf>, CheckError> {
+    let text = task.option(&SPEC, option);
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let folders: Vec<PathBuf> = std::env::split_paths(text).collect();
+    if folders.iter().all(|folder| folder.is_absolute()) {
+        return Ok(folders);
+    }
+    let why = "write whole paths with colons between them".to_owned();
+    Err(refused(task, option, why))
+}
+
+/// The variables that ranks set. They travel in the ranks' command lines, which all users of a node can read, so nothing
+/// that looks like a secret goes with them.
+fn carried(task: &Task) -> BTreeMap<String, String> {
+    let variables = task.host.environment.iter().filter(|(name, value)| {
+        CARRIED.iter().any(|prefix| name.starts_with(prefix))
+            && redact::value(name, value) == **value
+    });
+    variables
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Which GPU is which.
+fn tell_gpus(roster: &Roster, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let mut named: BTreeSet<u32> = BTreeSet::new();
+    for size in roster.sizes() {
+        named.extend([size.slowest.0, size.fastest.0]);
+        named.extend(size.wrong_rank);
+    }
+    let all = roster.gpus().count();
+    for (rank, node, gpu) in roster.gpus() {
+        if all > GPUS_LISTED && !named.contains(&rank) {
+            continue;
+        }
+        let subject = Subject::new(Kind::Gpu, format!("{node}:{}", gpu.bdf));
+        let identity = [
+            ("node", node.to_owned()),
+            ("bdf", gpu.bdf.clone()),
+            ("uuid", gpu.uuid.clone()),
+            ("model", gpu.model.clone()),
+            ("rank", rank.to_string()),
+        ];
+        record.device(subject, identity)?;
+    }
+    Ok(())
+}
+
+/// Over which network the ranks of each node reach the others. A node whose ranks never came so far is passed over.
+fn tell_transport(roster: &Roster, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let mut nodes: BTreeMap<&str, BTreeSet<Option<String>>> = BTreeMap::new();
+    let mut ways: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for (node, transport) in roster.transports() {
+        nodes
+            .entry(node)
+            .or_default()
+            .insert(transport.network_word());
+        ways.entry(transport.to_string()).or_default().insert(node);
+    }
+    for (node, mut words) in nodes {
+        let subject = Subject::new(Kind::Node, node);
+        match (words.pop_first().flatten(), words.pop_first().flatten()) {
+            (Some(word), None) => record.add(NETWORK.of(subject, word))?,
+            (Some(one), Some(other)) => record.add(
+                NETWORK
+                    .of(subject, "mixed")
+                    .detail(format!("{one} and {other}")),
+            )?,
+            (None, Some(_)) => record.gap(
+                &NETWORK,
+                subject,
+                "NCCL's log does not tell it for every rank",
+            )?,
+            (None, None) => record.gap(&NETWORK, subject, "NCCL's log does not tell it")?,
+        }
+    }
+    for (way, nodes) in ways.iter().take(WAYS_TOLD) {
+        let example = nodes.first().copied().unwrap_or_default();
+        record.note(format!(
+            "NCCL on {} nodes, {example} among them: {way}",
+            nodes.len()
+        ))?;
+    }
+    Ok(())
+}
+
+/// So many different ways of reaching others are told.
+const WAYS_TOLD: usize = 8;
+
+/// The all-reduce by an installed tool.
+fn by_all_reduce_perf(
+    task: &Task,
+    group: &Group,
+    gpus: u32,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let tool = task.option(&SPEC, "tool");
+    if tool.is_empty() || tool.starts_with('-') {
+        let why = "write the name or path of all_reduce_perf".to_owned();
+        return Err(refused(task, "tool", why));
+    }
+    let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
+    let words = [
+        tool,
+        "-b",
+        &sweep.bytes_min.to_string(),
+        "-e",
+        &sweep.bytes_max.to_string(),
+        "-f",
+        "2",
+        "-g",
+        "1",
+        "-c",
+        "1",
+        "-n",
+        "20",
+    ]
+    .map(str::to_owned);
+    let output = group.launch_tool(&task.host, &words, gpus, task.deadline)?;
+    task.confine(record)?;
+    for evidence in output.evidence(group.launch.name()) {
+        record.evidence(evidence)?;
+    }
+    if let Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } = output.ended {
+        return Err(CheckError::TimedOut(format!("{tool} {}", output.ended)));
+    }
+    let text = String::from_utf8_lossy(&output.stdout.kept()).into_owned();
+    let table = nccl_tests::read(&text).map_err(|error| {
+        CheckError::NotUnderstood(format!("{tool}: {error} ({})", output.ended))
+    })?;
+    if output.stdout.is_truncated() {
+        return Err(CheckError::NotUnderstood(format!(
+            "{tool} printed more than can be kept"
+        )));
+    }
+    tell_table(&table, group, gpus, record)
+}
+
+fn tell_table(
     table: &Table,
     group: &Group,
     gpus: u32,
@@ -197,16 +376,17 @@ fn tell(
     }
     for row in &rows {
         for (metric, value) in [
-            (&BUSBW, row.all_reduce_busbw_gb_per_s(ranks)),
-            (&ALGBW, row.algbw_gb_per_s()),
-            (&LATENCY, row.time_us),
+            (&METRICS.busbw, row.all_reduce_busbw_gb_per_s(ranks)),
+            (&METRICS.algbw, row.algbw_gb_per_s()),
+            (&METRICS.latency, row.time_us),
         ] {
             record.add(metric.of(whole(), value).at_bytes(row.bytes).among(nodes))?;
         }
     }
     let in_rows: u64 = rows.iter().filter_map(|row| row.wrong).sum();
     record.add(
-        WRONG
+        METRICS
+            .wrong
             .of(whole(), table.out_of_bounds.max(in_rows))
             .among(nodes),
     )?;
@@ -215,5 +395,5 @@ fn tell(
         .map(|row| row.all_reduce_busbw_gb_per_s(ranks))
         .collect();
     let plateau = collective::plateau(&by_size).expect("there are rows");
-    record.add(PLATEAU.of(whole(), plateau).among(nodes))
+    record.add(METRICS.plateau.of(whole(), plateau).among(nodes))
 }

@@ -75,6 +75,7 @@ impl ClusterCheck for RollCall {
                 (
                     NodeState::CouldNotStart(why)
                     | NodeState::DiedAtStart(why)
+                    | NodeState::Failed(why)
                     | NodeState::Died(why),
                     None,
                 ) => {

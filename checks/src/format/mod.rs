@@ -3,6 +3,7 @@
 pub mod dcgmi;
 pub mod json;
 pub mod kernel_log;
+pub mod nccl_log;
 pub mod nccl_tests;
 pub mod nccom_test;
 pub mod neuron_sysfs;

@@ -36,6 +36,15 @@ pub(super) enum Failure {
     IsTold,
 }
 
+/// On which processors ranks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Processors {
+    /// Those that the launcher gives to each.
+    OfTheLauncher,
+    /// All of the node: NCCL has threads of its own beside the rank's, and one core for all of them would be the limit.
+    All,
+}
+
 /// A step of Slurm, as `JOB.STEP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepId {
@@ -69,9 +78,15 @@ impl Launch {
         nodes: &[String],
         ranks_per_node: u32,
         failure: Failure,
+        processors: Processors,
         deadline: Duration,
     ) -> Command {
         let ranks = nodes.len() * ranks_per_node as usize;
+        let unbound: &[&str] = match (self, processors) {
+            (_, Processors::OfTheLauncher) => &[],
+            (Launch::Srun { .. }, Processors::All) => &["--cpu-bind=none"],
+            (Launch::Mpirun | Launch::Local, Processors::All) => &["--bind-to", "none"],
+        };
         let command = match self {
             Launch::Srun { job } => Command::new("srun", deadline)
                 .arg(format!("--jobid={job}"))
@@ -111,15 +126,10 @@ impl Launch {
                 ])
                 .arg("--oversubscribe"),
         };
-        let command = match (self, failure) {
-            (Launch::Mpirun | Launch::Local, Failure::IsTold) => {
-                command.args(["--bind-to", "none"])
-            }
-            _ => command,
-        };
-        AS_ROOT
-            .iter()
-            .fold(command, |command, (name, value)| command.env(*name, *value))
+        AS_ROOT.iter().fold(
+            command.args(unbound.iter().copied()),
+            |command, (name, value)| command.env(*name, *value),
+        )
     }
 
     /// The command that kills what is left of a step, where the launcher has such a thing.

@@ -19,7 +19,7 @@ use crate::rank::{RankTask, Work};
 
 use documents::Documents;
 pub use documents::{Audience, BEAT, NodeLine};
-use launch::Failure;
+use launch::{Failure, Processors};
 pub use launch::{Launch, STEP_NAME, StepId};
 pub use roster::{NodeState, Roster};
 
@@ -71,22 +71,23 @@ impl Group {
         let unavailable = |error: ExecError| CheckError::Unavailable(chain(&error));
         let beat = self.beat(ranks_per_node);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (failure, processors) = match &work {
+            Work::RollCall => (Failure::EndsItself, Processors::OfTheLauncher),
+            Work::AllReduce(_) => (Failure::EndsAll, Processors::OfTheLauncher),
+            Work::NcclAllReduce(_) => (Failure::EndsAll, Processors::All),
+        };
+        let mut roster = Roster::new(&self.nodes, ranks_per_node, &work, beat);
         let task = RankTask {
             work,
             deadline_ms: millis(deadline + RANK_OUTLIVES),
             beat_ms: millis(beat),
         };
-        let failure = match work {
-            Work::RollCall => Failure::EndsItself,
-            Work::AllReduce(_) => Failure::EndsAll,
-        };
         let mut args = vec![self.worker.display().to_string()];
         args.push(serde_json::to_string(&task).expect("a task has no keys but words"));
-        let command = self
-            .launch
-            .command(&self.nodes, ranks_per_node, failure, deadline);
+        let command =
+            self.launch
+                .command(&self.nodes, ranks_per_node, failure, processors, deadline);
         let command = command.args(args).grace(GRACE);
-        let mut roster = Roster::new(&self.nodes, ranks_per_node, work, beat);
         let output = host
             .exec_heard(&command, &mut roster)
             .map_err(unavailable)?;
@@ -110,9 +111,10 @@ impl Group {
         ranks_per_node: u32,
         deadline: Duration,
     ) -> Result<Output, CheckError> {
-        let command = self
-            .launch
-            .command(&self.nodes, ranks_per_node, Failure::EndsAll, deadline);
+        let (failure, processors) = (Failure::EndsAll, Processors::All);
+        let command =
+            self.launch
+                .command(&self.nodes, ranks_per_node, failure, processors, deadline);
         let command = command.args(tool.iter().cloned()).grace(GRACE);
         host.exec(&command)
             .map_err(|error| CheckError::Unavailable(chain(&error)))
@@ -133,7 +135,7 @@ impl Group {
         let unavailable = |error: ExecError| CheckError::Unavailable(chain(&error));
         let command = self
             .launch
-            .command(&self.nodes, 1, Failure::IsTold, deadline)
+            .command(&self.nodes, 1, Failure::IsTold, Processors::All, deadline)
             .arg(self.worker.display().to_string())
             .args(args.iter().cloned())
             .grace(SOON);

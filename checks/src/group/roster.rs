@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::format::nccl_log::Transport;
 use crate::host::{Ended, Listener, Output};
-use crate::rank::{Phase, Progress, RankLine, SizeLine, Work};
+use crate::rank::{Gpu, Phase, Progress, RankLine, SizeLine, Work};
 
 use super::launch::StepId;
 
@@ -18,8 +19,9 @@ const SILENT_BEATS: u32 = 5;
 /// A rank that has not said hello so long after the first one never will.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// How much of a complaint is kept.
+/// How much of a complaint is kept, and how many remarks.
 const COMPLAINT_MAX: usize = 300;
+const NOTES_MAX: usize = 16;
 
 /// What became of a node in a launch. The gravest of its ranks decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +34,10 @@ pub enum NodeState {
     Behind,
     /// It gave no sign of life any more while others did.
     Silent,
-    /// A rank of it died first, or said that it could not go on.
+    /// A rank of it died first.
     Died(String),
+    /// A rank of it said that a library or a driver did not do its part: it accuses nobody.
+    Failed(String),
     /// A rank of it died before it came to its first collective: more often the doing of MPI's start than of the node.
     DiedAtStart(String),
     /// The worker could not be started there.
@@ -51,6 +55,7 @@ impl NodeState {
             NodeState::Behind => "behind",
             NodeState::Silent => "silent",
             NodeState::Died(_) => "died",
+            NodeState::Failed(_) => "failed",
             NodeState::DiedAtStart(_) => "died_at_start",
             NodeState::CouldNotStart(_) => "could_not_start",
             NodeState::NeverAnswered => "never_answered",
@@ -60,9 +65,10 @@ impl NodeState {
     /// In whose words, if there are any.
     pub fn why(&self) -> Option<&str> {
         match self {
-            NodeState::Died(why) | NodeState::DiedAtStart(why) | NodeState::CouldNotStart(why) => {
-                Some(why)
-            }
+            NodeState::Died(why)
+            | NodeState::Failed(why)
+            | NodeState::DiedAtStart(why)
+            | NodeState::CouldNotStart(why) => Some(why),
             NodeState::Done
             | NodeState::Waiting
             | NodeState::Behind
@@ -100,6 +106,9 @@ pub struct Roster {
     sizes: Vec<SizeLine>,
     library: Option<String>,
     left: BTreeMap<u32, Left>,
+    gpus: BTreeMap<u32, Gpu>,
+    transports: BTreeMap<u32, Transport>,
+    notes: Vec<String>,
     complaints: BTreeMap<usize, NodeState>,
     step: Option<StepId>,
     not_understood: usize,
@@ -112,13 +121,13 @@ impl std::fmt::Debug for Roster {
 }
 
 impl Roster {
-    pub(super) fn new(nodes: &[String], ranks_per_node: u32, work: Work, beat: Duration) -> Self {
+    pub(super) fn new(nodes: &[String], ranks_per_node: u32, work: &Work, beat: Duration) -> Self {
         Roster {
             nodes: nodes.to_vec(),
             ranks_per_node,
             goal: match work {
                 Work::RollCall => Phase::Started,
-                Work::AllReduce(_) => Phase::Done,
+                Work::AllReduce(_) | Work::NcclAllReduce(_) => Phase::Done,
             },
             silence: beat * SILENT_BEATS,
             ranks: BTreeMap::new(),
@@ -128,6 +137,9 @@ impl Roster {
             sizes: Vec::new(),
             library: None,
             left: BTreeMap::new(),
+            gpus: BTreeMap::new(),
+            transports: BTreeMap::new(),
+            notes: Vec::new(),
             complaints: BTreeMap::new(),
             step: None,
             not_understood: 0,
@@ -150,7 +162,7 @@ impl Roster {
     }
 
     /// What the ranks of each node that came to their end held open to carry messages, and in which words.
-    pub fn transports(&self) -> impl Iterator<Item = (&str, BTreeSet<&str>, String)> {
+    pub fn carriers(&self) -> impl Iterator<Item = (&str, BTreeSet<&str>, String)> {
         let of_node = |node: usize| {
             let ranks = self.ranks.iter().filter(move |(_, rank)| rank.node == node);
             ranks.filter_map(|(rank, _)| self.left.get(rank))
@@ -167,6 +179,32 @@ impl Roster {
     pub fn node_of(&self, rank: u32) -> Option<&str> {
         let node = self.ranks.get(&rank)?.node;
         self.nodes.get(node).map(String::as_str)
+    }
+
+    /// A rank, the node that it ran on and the GPU that it drove, for people.
+    pub fn describe(&self, rank: u32) -> String {
+        let node = self.node_of(rank).unwrap_or("an unknown node");
+        match self.gpus.get(&rank) {
+            Some(gpu) => format!("rank {rank} on {node} ({gpu})"),
+            None => format!("rank {rank} on {node}"),
+        }
+    }
+
+    /// The GPU of each rank that told, with the node.
+    pub fn gpus(&self) -> impl Iterator<Item = (u32, &str, &Gpu)> {
+        let placed = |(rank, gpu): (&u32, _)| Some((*rank, self.node_of(*rank)?, gpu));
+        self.gpus.iter().filter_map(placed)
+    }
+
+    /// How each rank that told reaches the others, with the node.
+    pub fn transports(&self) -> impl Iterator<Item = (&str, &Transport)> {
+        let placed = |(rank, transport): (&u32, _)| Some((self.node_of(*rank)?, transport));
+        self.transports.iter().filter_map(placed)
+    }
+
+    /// Remarks of the ranks.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The boot of each node that said hello.
@@ -276,6 +314,21 @@ impl Roster {
                 }
             }
             RankLine::Library { version } => self.library = Some(version),
+            RankLine::Gpu { rank, gpu } => {
+                if self.ranks.contains_key(&rank) {
+                    self.gpus.insert(rank, gpu);
+                }
+            }
+            RankLine::Transport { rank, transport } => {
+                if self.ranks.contains_key(&rank) {
+                    self.transports.insert(rank, transport);
+                }
+            }
+            RankLine::Note { text } => {
+                if self.notes.len() < NOTES_MAX {
+                    self.notes.push(text);
+                }
+            }
             RankLine::Size(size) => self.sizes.push(size),
             RankLine::Left {
                 rank,
@@ -292,7 +345,8 @@ impl Roster {
             }
             RankLine::Failed { rank, error } => {
                 if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
-                    self.complain(node, NodeState::Died(error));
+                    let why = error.chars().take(COMPLAINT_MAX).collect();
+                    self.complain(node, NodeState::Failed(why));
                 }
             }
         }
@@ -444,7 +498,7 @@ mod tests {
     /// A launch over three nodes of one rank, and the moment that it began.
     fn three() -> (Roster, Instant) {
         let nodes = ["h1", "h2", "h3"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, SWEEP, Duration::from_secs(1));
+        let mut roster = Roster::new(&nodes, 1, &SWEEP, Duration::from_secs(1));
         let now = Instant::now();
         for rank in 0..3 {
             let host = format!("h{}.cluster.example", rank + 1);
@@ -504,7 +558,7 @@ mod tests {
     #[test]
     fn a_node_that_never_says_hello_is_not_waited_for() {
         let nodes = ["h1", "h2"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, SWEEP, Duration::from_secs(1));
+        let mut roster = Roster::new(&nodes, 1, &SWEEP, Duration::from_secs(1));
         let begun = Instant::now();
         roster.hear(
             br#"{"hello":{"rank":0,"host":"h1","boot":"b","pid":1}}"#,

@@ -1,9 +1,9 @@
 //! The sweep: all-reduces of growing buffers, each iteration timed on every rank and its result compared.
 
+use std::error::Error;
 use std::time::Instant;
 
 use dhc_checks::rank::{Phase, RankLine, SizeLine, Sweep};
-use mpi::collective::SystemOperation;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
@@ -25,18 +25,39 @@ const ELEMENT_PERIOD: u64 = 17;
 /// What each rank tells rank 0 of a size, as numbers that MPI carries.
 const TOLD: usize = 6;
 
+/// Why a rank could not go on.
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// One way of adding up what all ranks hold, element by element.
+pub(crate) trait AllReduce {
+    /// Makes room for so many elements; of those that are sent, each is the one of `pattern` at its place, repeated.
+    fn prepare(&mut self, elements: usize, pattern: &[f32]) -> Outcome<()>;
+
+    /// One all-reduce, and how long it took on this rank in microseconds.
+    fn reduce(&mut self) -> Outcome<f64>;
+
+    /// How many elements of the sum are not those of `expected`, repeated. Wipes the sum, so that what stays is not taken
+    /// for the next one.
+    fn count_wrong(&mut self, expected: &[f32]) -> Outcome<u64>;
+}
+
 /// Runs all sizes that fit the time; every rank runs the same.
-pub(crate) fn sweep(world: &SimpleCommunicator, sweep: &Sweep, voice: &Voice) {
+pub(crate) fn sweep(
+    world: &SimpleCommunicator,
+    all_reduce: &mut dyn AllReduce,
+    sweep: &Sweep,
+    voice: &Voice,
+) -> Outcome<()> {
     voice.reach(Phase::Collective);
     let begun = Instant::now();
     let mut bytes = sweep.bytes_min.max(4);
     while bytes <= sweep.bytes_max {
         let elements = usize::try_from(bytes / 4).unwrap_or(usize::MAX);
-        let mut run = Size::new(world, elements, voice);
+        let mut run = Size::new(world, all_reduce, elements, voice)?;
         // The first one opens connections; the second tells what one costs, verification and barrier included.
-        run.iterate(true);
+        run.iterate(true)?;
         let second = Instant::now();
-        run.iterate(true);
+        run.iterate(true)?;
         let warm_us = second.elapsed().as_secs_f64() * 1e6;
         // Rank 0 decides for all, since each has seen another time.
         let late = begun.elapsed().as_millis() as u64 >= sweep.sweep_ms;
@@ -47,14 +68,15 @@ pub(crate) fn sweep(world: &SimpleCommunicator, sweep: &Sweep, voice: &Voice) {
         };
         world.process_at_rank(0).broadcast_into(&mut iterations);
         if iterations == 0 {
-            return;
+            return Ok(());
         }
         for iteration in 0..iterations {
-            run.iterate(iteration % VERIFY_EVERY == 0 || iteration + 1 == iterations);
+            run.iterate(iteration % VERIFY_EVERY == 0 || iteration + 1 == iterations)?;
         }
         run.tell();
         bytes *= 2;
     }
+    Ok(())
 }
 
 fn iterations(size_ms: u64, warm_us: f64) -> u64 {
@@ -62,12 +84,20 @@ fn iterations(size_ms: u64, warm_us: f64) -> u64 {
     (fitting as u64).clamp(ITERATIONS_MIN, ITERATIONS_MAX)
 }
 
+/// How many elements differ from those of `expected`, repeated.
+pub(crate) fn count_differences(elements: &[f32], expected: &[f32]) -> u64 {
+    let pairs = elements
+        .chunks(expected.len())
+        .flat_map(|chunk| chunk.iter().zip(expected));
+    pairs.filter(|(is, due)| is != due).count() as u64
+}
+
 /// One message size under measurement.
 struct Size<'a> {
     world: &'a SimpleCommunicator,
+    all_reduce: &'a mut dyn AllReduce,
     voice: &'a Voice,
-    send: Buffer,
-    sum: Buffer,
+    bytes: u64,
     /// What each element of the result has to be, for one period.
     expected: Vec<f32>,
     times_us: Vec<f64>,
@@ -76,51 +106,45 @@ struct Size<'a> {
 }
 
 impl<'a> Size<'a> {
-    fn new(world: &'a SimpleCommunicator, elements: usize, voice: &'a Voice) -> Self {
+    fn new(
+        world: &'a SimpleCommunicator,
+        all_reduce: &'a mut dyn AllReduce,
+        elements: usize,
+        voice: &'a Voice,
+    ) -> Outcome<Self> {
         let of = |rank: u64, element: u64| ((element + 7 * rank) % ELEMENT_PERIOD) as f32;
         let (rank, ranks) = (world.rank() as u64, world.size() as u64);
+        let pattern: Vec<f32> = (0..ELEMENT_PERIOD)
+            .map(|element| of(rank, element))
+            .collect();
+        all_reduce.prepare(elements, &pattern)?;
         let expected =
             (0..ELEMENT_PERIOD).map(|element| (0..ranks).map(|rank| of(rank, element)).sum());
-        Size {
+        Ok(Size {
             world,
+            all_reduce,
             voice,
-            send: Buffer::of(
-                elements,
-                (0..elements as u64).map(|element| of(rank, element)),
-            ),
-            sum: Buffer::of(elements, std::iter::repeat_n(0.0, elements)),
+            bytes: (elements * 4) as u64,
             expected: expected.collect(),
             times_us: Vec::new(),
             verified: 0,
             wrong: 0,
-        }
+        })
     }
 
     /// One all-reduce, timed on this rank. The barrier after it is not timed, so that one
     /// rank's verification is not another one's all-reduce.
-    fn iterate(&mut self, verify: bool) {
+    fn iterate(&mut self, verify: bool) -> Outcome<()> {
         self.voice.enters();
-        let begun = Instant::now();
-        self.world.all_reduce_into(
-            self.send.elements(),
-            self.sum.elements_mut(),
-            SystemOperation::sum(),
-        );
-        let time_us = begun.elapsed().as_secs_f64() * 1e6;
-        self.times_us.push(time_us);
+        self.times_us.push(self.all_reduce.reduce()?);
         if verify {
             self.verified += 1;
-            let period = self.expected.len();
-            let wrong = self
-                .sum
-                .elements()
-                .chunks(period)
-                .flat_map(|chunk| chunk.iter().zip(&self.expected));
-            self.wrong += wrong.filter(|(is, due)| is != due).count() as u64;
-            // What stays in the buffer must not be taken for the next result.
-            self.sum.elements_mut().fill(-1.0);
+            self.wrong += self.all_reduce.count_wrong(&self.expected)?;
         }
+        // Who is stuck in between has entered fewer than those who wait here.
+        self.voice.enters();
         self.world.barrier();
+        Ok(())
     }
 
     /// Gathers what every rank saw, and lets rank 0 tell it. The times of the warm-up do not count, though what it got
@@ -139,42 +163,8 @@ impl<'a> Size<'a> {
         }
         let mut all = vec![0.0; TOLD * self.world.size() as usize];
         root.gather_into_root(&mine[..], &mut all[..]);
-        let line = summary(
-            &all,
-            iterations,
-            self.verified,
-            (self.send.elements().len() * 4) as u64,
-        );
+        let line = summary(&all, iterations, self.verified, self.bytes);
         self.voice.say(&RankLine::Size(line));
-    }
-}
-
-/// Elements that begin on a page, as those of other benchmarks do: copying what begins beside a cache line is slower.
-struct Buffer {
-    storage: Vec<f32>,
-    from: usize,
-}
-
-const PAGE_BYTES: usize = 4_096;
-
-impl Buffer {
-    fn of(count: usize, elements: impl Iterator<Item = f32>) -> Buffer {
-        let mut storage: Vec<f32> = Vec::with_capacity(count + PAGE_BYTES / 4);
-        let from = storage
-            .as_ptr()
-            .align_offset(PAGE_BYTES)
-            .min(PAGE_BYTES / 4);
-        storage.resize(from, 0.0);
-        storage.extend(elements);
-        Buffer { storage, from }
-    }
-
-    fn elements(&self) -> &[f32] {
-        &self.storage[self.from..]
-    }
-
-    fn elements_mut(&mut self) -> &mut [f32] {
-        &mut self.storage[self.from..]
     }
 }
 
@@ -199,6 +189,7 @@ fn summary(all: &[f64], iterations: u64, verified: u64, bytes: u64) -> SizeLine 
         verified,
         wrong: wrong as u64,
         wrong_rank: (wrong > 0.0).then(|| most(5).0),
+        wrong_ranks: column(5).filter(|wrong| *wrong > 0.0).count() as u32,
         mean_us: column(0).sum::<f64>() / ranks.len() as f64,
         p50_us: medians[medians.len() / 2],
         p99_us: most(2).1,

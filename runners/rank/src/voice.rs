@@ -1,16 +1,19 @@
-//! What a rank tells the outside, and the thread that tells it while the rank waits inside MPI.
+//! What a rank tells the outside, and the thread that tells it while the rank waits inside a library.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dhc_checks::group::StepId;
 use dhc_checks::rank::{LINE_MAX, Phase, Progress, RankLine};
+use rustix::process::{Signal, getpid, kill_process};
 
-const PHASES: [Phase; 5] = [
+const PHASES: [Phase; 7] = [
     Phase::Started,
     Phase::Init,
+    Phase::Device,
+    Phase::Communicator,
     Phase::Barrier,
     Phase::Collective,
     Phase::Done,
@@ -19,6 +22,12 @@ const PHASES: [Phase; 5] = [
 /// How a rank ends at its deadline (as `timeout` of the GNU core utilities does), and when nobody listens.
 const AT_DEADLINE: i32 = 124;
 const NOBODY_LISTENS: i32 = 125;
+
+/// How long the end of the process may take: what libraries do at the end hangs where they do.
+const LAST_WORK: Duration = Duration::from_secs(2);
+
+/// The longest reason that a rank gives.
+const REASON_CHARS: usize = 300;
 
 /// The step of Slurm that this process belongs to.
 fn step() -> Option<StepId> {
@@ -38,6 +47,7 @@ struct Shared {
     rank: AtomicU32,
     phase: AtomicU32,
     entered: AtomicU64,
+    has_failed: AtomicBool,
 }
 
 impl Voice {
@@ -47,6 +57,7 @@ impl Voice {
             rank: AtomicU32::new(rank),
             phase: AtomicU32::new(0),
             entered: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
         }))
     }
 
@@ -104,11 +115,26 @@ impl Voice {
                 let left = deadline.saturating_sub(voice.0.begun.elapsed());
                 std::thread::sleep(beat.min(left));
                 if voice.0.begun.elapsed() >= deadline {
-                    std::process::exit(AT_DEADLINE);
+                    leave(AT_DEADLINE);
                 }
                 voice.say(&voice.here());
             }
         });
+    }
+
+    /// The rank cannot go on, and says why.
+    pub(crate) fn fails(&self, why: &str) {
+        self.0.has_failed.store(true, Ordering::Relaxed);
+        let why = why.chars().map(|c| if c.is_control() { ' ' } else { c });
+        self.say(&RankLine::Failed {
+            rank: self.rank(),
+            error: why.take(REASON_CHARS).collect(),
+        });
+    }
+
+    /// Whether it has said so.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.has_failed.load(Ordering::Relaxed)
     }
 
     /// Writes a line in one piece. When nobody reads any more the rank has no reason to stay.
@@ -119,7 +145,21 @@ impl Voice {
         }
         text.push(b'\n');
         if std::io::stdout().lock().write_all(&text).is_err() {
-            std::process::exit(NOBODY_LISTENS);
+            leave(NOBODY_LISTENS);
         }
     }
+}
+
+/// Ends the process with this status, and without it where a library keeps it from ending.
+#[expect(
+    clippy::exit,
+    reason = "a rank ends itself, from whichever thread sees that it has to"
+)]
+pub(crate) fn leave(status: i32) -> ! {
+    std::thread::spawn(|| {
+        std::thread::sleep(LAST_WORK);
+        // What does not end of this cannot be ended.
+        let _ = kill_process(getpid(), Signal::KILL);
+    });
+    std::process::exit(status)
 }

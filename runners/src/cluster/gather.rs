@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use dhc_checks::group::Launch;
 use dhc_checks::host::{Host, valid_host_name};
+use dhc_thresholds::{Hardware, Table};
 
 use super::Cluster;
 use super::slurm::{self, Job, SlurmError, Wanted};
@@ -54,8 +55,18 @@ impl Nodes {
         &self.cluster
     }
 
-    /// Options that follow from the nodes where the user set none.
-    pub fn defaults(&self, options: &mut BTreeMap<String, BTreeMap<String, String>>) {
+    /// Options that follow from the nodes and their type where the user set none.
+    pub fn defaults(
+        &self,
+        table: &Table,
+        options: &mut BTreeMap<String, BTreeMap<String, String>>,
+    ) {
+        if let Some(gpus) = table.due(Hardware::NvidiaGpu) {
+            let all_reduce = options.entry("nccl-allreduce".to_owned()).or_default();
+            all_reduce
+                .entry("gpus-per-node".to_owned())
+                .or_insert_with(|| gpus.to_string());
+        }
         if self.cluster.launch == Launch::Local {
             let all_reduce = options.entry("mpi-allreduce".to_owned()).or_default();
             all_reduce

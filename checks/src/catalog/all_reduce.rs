@@ -1,0 +1,269 @@
+//! What the all-reduces by dhc's own ranks have in common: their metrics, their sweeps, and how a launch becomes a record.
+
+use std::time::Duration;
+
+use dhc_thresholds::{Kind, Metric, Subject};
+
+use crate::check::{CheckError, Recorder, Spec, Task};
+use crate::collective;
+use crate::group::{Group, Launched, NodeState};
+use crate::host::Ended;
+use crate::rank::{SizeLine, Sweep};
+
+/// What is measured of an all-reduce.
+pub(super) struct Metrics {
+    pub(super) plateau: Metric,
+    pub(super) wrong: Metric,
+    pub(super) algbw: Metric,
+    pub(super) busbw: Metric,
+    pub(super) latency: Metric,
+    pub(super) latency_p50: Metric,
+    pub(super) latency_p99: Metric,
+    pub(super) latency_max: Metric,
+    pub(super) member: Metric,
+}
+
+/// The metrics of an all-reduce, whose names begin with `$prefix`.
+macro_rules! metrics {
+    ($prefix:literal) => {{
+        use dhc_thresholds::{Metric, Role, Unit};
+        const fn metric(name: &'static str, unit: Unit, role: Role, about: &'static str) -> Metric {
+            Metric {
+                name,
+                unit,
+                about,
+                role,
+                fault: "cluster.slow",
+            }
+        }
+        $crate::catalog::all_reduce::Metrics {
+            plateau: metric(
+                concat!($prefix, ".plateau"),
+                Unit::GigabytesPerSecond,
+                Role::Judged,
+                "bus bandwidth of large messages: the median of the three largest sizes that were measured",
+            ),
+            wrong: Metric {
+                fault: "data.corrupted",
+                ..metric(
+                    concat!($prefix, ".wrong"),
+                    Unit::Count,
+                    Role::Required,
+                    "elements of results that differ from what they have to be, on all ranks",
+                )
+            },
+            algbw: metric(
+                concat!($prefix, ".algbw"),
+                Unit::GigabytesPerSecond,
+                Role::Context,
+                "algorithm bandwidth: message size over the mean time",
+            ),
+            busbw: metric(
+                concat!($prefix, ".busbw"),
+                Unit::GigabytesPerSecond,
+                Role::Context,
+                "bus bandwidth: algorithm bandwidth times 2(n - 1)/n, comparable with the rate of a link whatever n is",
+            ),
+            latency: metric(
+                concat!($prefix, ".latency"),
+                Unit::Microseconds,
+                Role::Context,
+                "mean time of one all-reduce, mean over the ranks",
+            ),
+            latency_p50: metric(
+                concat!($prefix, ".latency_p50"),
+                Unit::Microseconds,
+                Role::Context,
+                "median time of one all-reduce, median over the ranks",
+            ),
+            latency_p99: metric(
+                concat!($prefix, ".latency_p99"),
+                Unit::Microseconds,
+                Role::Context,
+                "99th percentile of the time of one all-reduce, on the rank where it is greatest",
+            ),
+            latency_max: metric(
+                concat!($prefix, ".latency_max"),
+                Unit::Microseconds,
+                Role::Context,
+                "the longest all-reduce on any rank",
+            ),
+            member: Metric {
+                fault: "cluster.node.unresponsive",
+                ..metric(
+                    concat!($prefix, ".member"),
+                    Unit::State,
+                    Role::Context,
+                    "what became of a node of the group: done, waiting (for others), behind (others waited for it), silent, \
+                     died, died_at_start, failed (a library or driver on it did not do its part), could_not_start, never_answered",
+                )
+            },
+        }
+    }};
+}
+pub(super) use metrics;
+
+/// How far sweeps go.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// The smallest message of a quick look: below it latency hides a slow path.
+    pub(super) quick_bytes_min: u64,
+    /// The largest message that may be asked for.
+    pub(super) bytes_max: u64,
+    /// When no further size is begun: in the whole sweep, and in a quick look.
+    pub(super) whole: Duration,
+    pub(super) quick: Duration,
+}
+
+/// The smallest message of a whole sweep.
+const BYTES_MIN: u64 = 8;
+
+/// The sweep that the options `max-bytes`, `quick-bytes` and `size-ms` ask for.
+pub(super) fn sweep(
+    task: &Task,
+    spec: &'static Spec,
+    limits: Limits,
+    quick: bool,
+) -> Result<Sweep, CheckError> {
+    let size_ms = task.number(spec, "size-ms", 1..=60_000)?;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let number = |option| task.number(spec, option, BYTES_MIN..=limits.bytes_max);
+    Ok(if quick {
+        let bytes_max = number("quick-bytes")?;
+        Sweep {
+            // Three sizes at least, of which the plateau is the median.
+            bytes_min: limits.quick_bytes_min.min(bytes_max / 4).max(BYTES_MIN),
+            bytes_max,
+            size_ms,
+            sweep_ms: millis(limits.quick),
+        }
+    } else {
+        Sweep {
+            bytes_min: BYTES_MIN,
+            bytes_max: number("max-bytes")?,
+            size_ms,
+            sweep_ms: millis(limits.whole),
+        }
+    })
+}
+
+/// Records what a launch left.
+pub(super) fn tell(
+    group: &Group,
+    launched: &Launched,
+    metrics: &Metrics,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let roster = &launched.roster;
+    for evidence in launched.evidence(group.launch.name()) {
+        record.evidence(evidence)?;
+    }
+    if let Some(library) = roster.library() {
+        record.note(library)?;
+    }
+    for note in roster.notes() {
+        record.note(note)?;
+    }
+    let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
+    let whole = || Subject::new(Kind::Group, format!("{nodes} nodes"));
+    for (node, state) in roster.states() {
+        let mut member = metrics
+            .member
+            .of(Subject::new(Kind::Node, node), state.word());
+        if let Some(why) = state.why() {
+            member = member.detail(why);
+        }
+        record.add(member)?;
+    }
+    for size in roster.sizes() {
+        for (metric, value) in [
+            (&metrics.busbw, busbw_gb_per_s(size)),
+            (&metrics.algbw, algbw_gb_per_s(size)),
+            (&metrics.latency, size.mean_us),
+            (&metrics.latency_p50, size.p50_us),
+            (&metrics.latency_p99, size.p99_us),
+            (&metrics.latency_max, size.max_us),
+        ] {
+            let mut measured = metric.of(whole(), value).at_bytes(size.bytes).among(nodes);
+            if metric.name == metrics.latency.name {
+                measured = measured.detail(extremes(size, launched));
+            }
+            record.add(measured)?;
+        }
+    }
+    let verified: u64 = roster.sizes().iter().map(|size| size.verified).sum();
+    if verified > 0 {
+        let wrong: u64 = roster.sizes().iter().map(|size| size.wrong).sum();
+        let mut measured = metrics.wrong.of(whole(), wrong).among(nodes);
+        let first = roster
+            .sizes()
+            .iter()
+            .find_map(|size| Some((size, size.wrong_rank?)));
+        if let Some((size, rank)) = first {
+            measured = measured.detail(format!(
+                "first at {} bytes, seen by {} of {} ranks, most by {}",
+                size.bytes,
+                size.wrong_ranks,
+                size.ranks,
+                roster.describe(rank)
+            ));
+        }
+        record.add(measured)?;
+    }
+    let by_size: Vec<f64> = roster.sizes().iter().map(busbw_gb_per_s).collect();
+    if let Some(plateau) = collective::plateau(&by_size) {
+        record.add(metrics.plateau.of(whole(), plateau).among(nodes))?;
+    }
+    Ok(())
+}
+
+/// Which ranks were fastest and slowest, for people.
+fn extremes(size: &SizeLine, launched: &Launched) -> String {
+    let ((slow, slow_us), (fast, fast_us)) = (size.slowest, size.fastest);
+    format!(
+        "slowest {} {slow_us:.1} us, fastest {} {fast_us:.1} us",
+        launched.roster.describe(slow),
+        launched.roster.describe(fast)
+    )
+}
+
+fn algbw_gb_per_s(size: &SizeLine) -> f64 {
+    collective::algbw_gb_per_s(size.bytes, size.mean_us.max(1e-3))
+}
+
+fn busbw_gb_per_s(size: &SizeLine) -> f64 {
+    collective::all_reduce_busbw_gb_per_s(algbw_gb_per_s(size), size.ranks)
+}
+
+/// What the launch came to, if not to its end: who is named by it stands in the members' states.
+pub(super) fn ending(group: &Group, launched: &Launched) -> Result<(), CheckError> {
+    if launched.roster.is_done() && launched.output.ended == Ended::Exited(0) {
+        return Ok(());
+    }
+    let named: Vec<String> = launched
+        .roster
+        .states()
+        .filter(|(_, state)| !matches!(state, NodeState::Done | NodeState::Waiting))
+        .map(|(node, state)| match state.why() {
+            Some(why) => format!("{node} {} ({why})", state.word()),
+            None => format!("{node} {}", state.word()),
+        })
+        .collect();
+    let who = if named.is_empty() {
+        "no node is named by it".to_owned()
+    } else {
+        named.join(", ")
+    };
+    let what = format!(
+        "the all-reduce over {} nodes did not come to its end: {} {}; {who}",
+        group.nodes.len(),
+        group.launch.name(),
+        launched.output.ended
+    );
+    match launched.output.ended {
+        Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } => {
+            Err(CheckError::TimedOut(what))
+        }
+        Ended::Exited(_) | Ended::Signaled(_) => Err(CheckError::Unavailable(what)),
+    }
+}
