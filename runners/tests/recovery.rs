@@ -29,11 +29,15 @@ impl Site {
         let nodes = nodes.display();
         let sinfo = format!(
             "for word in \"$@\"; do case $previous in --nodes) node=$word;; esac; previous=$word; done\n\
-             cat \"{nodes}/$node\" 2>/dev/null || echo 'idle|none'"
+             case $word in --Format=*) cat \"{nodes}/$node.comment\" 2>/dev/null || echo '(null)';;\n\
+             *) cat \"{nodes}/$node\" 2>/dev/null || echo 'idle|none';; esac"
         );
         let scontrol = format!(
-            "for word in \"$@\"; do case $word in\n\
-             nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};; esac; done\n\
+            "case $1 in show) echo 'No reservations in the system'; exit;; esac\n\
+             for word in \"$@\"; do case $word in\n\
+             nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};;\n\
+             comment=*) comment=${{word#*=}};; esac; done\n\
+             echo \"$comment\" > \"{nodes}/$node.comment\"\n\
              case $state in resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac"
         );
         let tools = FakeNode::plain()
@@ -117,6 +121,18 @@ impl Site {
     }
 }
 
+/// What was done to which node.
+fn outcomes(said: &str) -> Vec<String> {
+    let applied: Value = serde_json::from_str(said).unwrap();
+    assert_eq!(applied["schema"], "dhc.recovered/1");
+    let nodes = applied["nodes"].as_array().unwrap().iter();
+    let words = nodes.map(|done| (done["node"].as_str(), done["outcome"].as_str()));
+    words
+        .map(|(node, outcome)| format!("{} {}", node.unwrap(), outcome.unwrap()))
+        .collect()
+}
+
+const NOTHING: [&str; 0] = [];
 const LOST: &str = "p5.48xlarge-gpu-lost";
 const SOUND: &str = "p5.48xlarge";
 
@@ -130,7 +146,7 @@ fn a_plan_says_what_and_why_and_touches_nothing() {
     let plan = site.plan("default", &[&lost, &sound]);
     assert_eq!(
         (&plan["nodes"], &plan["policy"]),
-        (&2.into(), &"default@1".into())
+        (&2.into(), &"default@2".into())
     );
     let steps = plan["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 1, "{plan}");
@@ -162,14 +178,14 @@ fn an_action_is_done_once_and_remembered() {
     let policy = site.policy("default");
     let lost = site.result(LOST, "n1", "b1");
     let said = site.apply(&policy, &[&lost], 0);
-    assert!(said.contains("\"done\": true"), "{said}");
+    assert_eq!(outcomes(&said), ["n1 done"]);
     let marked = site.slurm("n1");
     assert!(
         marked.starts_with("drain|dhc:gpu.lost:") && marked.ends_with(":reboot"),
         "{marked}"
     );
     let calls = site.tools.calls("scontrol").len();
-    assert_eq!(site.apply(&policy, &[&lost], 0).trim(), "[]");
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
     assert_eq!(
         site.tools.calls("scontrol").len(),
         calls,
@@ -183,7 +199,7 @@ fn an_action_is_done_once_and_remembered() {
         .filter(|event| event["fault"] == "gpu.lost")
         .filter_map(|event| event["what"].as_str())
         .collect();
-    assert_eq!(kinds, ["seen", "done"]);
+    assert_eq!(kinds, ["seen", "begun", "done"]);
     assert_eq!(history[0]["machine"], "i-0n1");
 }
 
@@ -286,7 +302,7 @@ fn a_result_that_has_expired_touches_no_node() {
             .contains("expired"),
         "{plan}"
     );
-    assert_eq!(site.apply(&policy, &[&lost], 0).trim(), "[]");
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
 }
 
 #[test]

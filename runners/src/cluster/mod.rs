@@ -5,6 +5,7 @@
 
 mod gather;
 mod outcome;
+pub mod reservation;
 pub mod slurm;
 pub mod verdicts;
 
