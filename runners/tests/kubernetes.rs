@@ -397,9 +397,11 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
     assert_eq!(api.apply(&policy, &result), (0, json!([])));
     assert_eq!(api.state().writes.len(), writes, "it was done again");
     let dhc = Dhc::on(FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", "b2\n"));
-    let mut verify = dhc.command("recover", &["verify", "--tools", "/usr/bin", "--policy"]);
+    let mut verify = dhc.command("recover", &["verify"]);
     verify
-        .arg(&policy)
+        .args(["--tools", "/usr/bin", "--policy"])
+        .arg(&policy);
+    verify
         .arg("--history")
         .arg(api.path("history.sqlite"))
         .arg(&result);
@@ -433,9 +435,12 @@ fn the_default_policy_marks_and_asks_for_nothing() {
     assert_eq!(api.node()["metadata"]["labels"][&health], "Unschedulable");
 }
 
+/// What somebody did to a node.
+type Change = fn(&mut Value);
+
 #[test]
 fn a_node_that_somebody_else_took_out_is_left_alone() {
-    let foreign: [(&str, fn(&mut Value)); 4] = [
+    let foreign: [(&str, Change); 4] = [
         ("kubectl cordon", |node| {
             node["spec"]["unschedulable"] = true.into()
         }),

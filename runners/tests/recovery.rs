@@ -76,11 +76,15 @@ impl Site {
 
     /// What dhc finds on a p5.48xlarge of this name and boot.
     fn result(&self, machine: &str, name: &str, boot: &str) -> PathBuf {
+        self.result_of("gpu-count", machine, name, boot)
+    }
+
+    fn result_of(&self, check: &str, machine: &str, name: &str, boot: &str) -> PathBuf {
         let node = FakeNode::of(machine)
             .file("/proc/sys/kernel/hostname", format!("{name}\n"))
             .file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
             .file("/sys/class/dmi/id/board_asset_tag", format!("i-0{name}\n"));
-        let outcome = Dhc::on(node).run(&["--check", "gpu-count"]);
+        let outcome = Dhc::on(node).run(&["--check", check]);
         assert_eq!(outcome.report.nodes[0].name, name);
         let path = self.path(&format!("{name}-{boot}.json"));
         std::fs::write(&path, serde_json::to_vec(&outcome.report).unwrap()).unwrap();
@@ -436,16 +440,16 @@ fn what_was_begun_before_a_crash_is_known_and_done_once() {
 fn two_reboots_in_two_hours_are_enough_and_repeat_offenders_show() {
     let site = Site::new();
     let policy = site.policy("default");
-    for (machine, boot) in [(LOST, "b1"), ("p5.48xlarge-seven-gpus", "b2")] {
-        let result = site.result(machine, "n1", boot);
-        assert_eq!(
-            site.plan("default", &[&result])["steps"][0]["action"],
-            "reboot",
-            "{machine}"
-        );
+    for (check, machine, boot) in [
+        ("gpu-count", "p5.48xlarge-seven-gpus", "b1"),
+        ("nvlink", "p5.48xlarge-link-down", "b2"),
+    ] {
+        let result = site.result_of(check, machine, "n1", boot);
+        let plan = site.plan("default", &[&result]);
+        assert_eq!(plan["steps"][0]["action"], "reboot", "{plan}");
         site.apply(&policy, &[&result], 0);
     }
-    let third = site.result("p5.48xlarge-gpu-needs-reset", "n1", "b3");
+    let third = site.result_of("gpu-memory", "p5.48xlarge-remap-pending", "n1", "b3");
     let plan = site.plan("default", &[&third]);
     let step = &plan["steps"][0];
     assert_eq!(step["action"], "replace", "{plan}");
