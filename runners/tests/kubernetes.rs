@@ -311,6 +311,14 @@ fn node() -> Value {
     })
 }
 
+/// Where kubectl is.
+fn kubectl_folder() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut folders = std::env::split_paths(&path);
+    let found = folders.find(|folder| folder.join("kubectl").is_file());
+    found.expect("kubectl is not installed: apt-get install kubernetes-client")
+}
+
 const LOST: &str = "p5.48xlarge-gpu-lost";
 const LINK_DOWN: &str = "p5.48xlarge-link-down";
 const SOUND: &str = "p5.48xlarge";
@@ -398,16 +406,13 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
     assert_eq!(api.state().writes.len(), writes, "it was done again");
     let dhc = Dhc::on(FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", "b2\n"));
     let mut verify = dhc.command("recover", &["verify"]);
+    verify.arg("--tools").arg(kubectl_folder());
+    verify.arg("--policy").arg(&policy);
+    verify.arg("--history").arg(api.path("history.sqlite"));
+    verify.env("DHC_NODE_NAME", "n1");
     verify
-        .args(["--tools", "/usr/bin", "--policy"])
-        .arg(&policy);
-    verify
-        .arg("--history")
-        .arg(api.path("history.sqlite"))
+        .env("KUBECONFIG", api.path("kubeconfig"))
         .arg(&result);
-    verify
-        .env("DHC_NODE_NAME", "n1")
-        .env("KUBECONFIG", api.path("kubeconfig"));
     let output = verify.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let mut expected = node();

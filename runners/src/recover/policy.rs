@@ -365,14 +365,19 @@ mod tests {
             assert!(policy.version.starts_with(name), "{name}");
             assert_eq!(policy.slurm.len(), 3, "{name}");
             assert_eq!(policy.kubernetes.status.len(), 3, "{name}");
-            for fault in Faults::built_in().iter() {
-                let class = &fault.class;
-                let touches = acts(policy.action(class));
-                assert!(
-                    !touches || policy.kubernetes.fault_type(class).is_some(),
-                    "{name}: no fault type for {class}"
-                );
-            }
+            let types = [
+                "gpu.lost",
+                "nvlink.link_down",
+                "neuron.missing",
+                "nic.missing",
+            ]
+            .map(|class| policy.kubernetes.fault_type(class));
+            let (gpu, neuron) = (Some("NvidiaGPUUnhealthy"), Some("NeuronUnhealthy"));
+            assert_eq!(
+                types,
+                [gpu, gpu, neuron, Some("NetworkUnhealthy")],
+                "{name}"
+            );
         }
     }
 
@@ -450,7 +455,7 @@ mod tests {
                 "retry = \"Unsch",
                 "kubernetes.status.retry",
             ),
-            ("\"NodeUnhealthy\"", "\"no label\"", "no label"),
+            ("\"NeuronUnhealthy\"", "\"no label\"", "no label"),
             ("\"nvidia.com/gpu\"", "\"*\"", "every taint"),
         ] {
             let error = default_with(old, new).unwrap_err().to_string();
