@@ -284,9 +284,11 @@ fn faulty_instance(step: &Step) -> String {
         Action::Reset => "Reset a device of",
         Action::None | Action::Retry | Action::Investigate | Action::Reboot => "Reboot",
     };
+    let region = step.identity.region.as_ref();
+    let region = region.map_or_else(String::new, |region| format!("Region: {region}, "));
     let instance_type = step.identity.instance_type.as_deref().unwrap_or("unknown");
     format!(
-        "Encountered FaultyInstance. {what} the Instance. InstanceType: {instance_type}. ERROR:{}",
+        "Encountered FaultyInstance. {what} the Instance. {region}InstanceType: {instance_type}. ERROR:{}",
         step.why
     )
 }
