@@ -248,6 +248,16 @@ pub struct ClusterArgs {
     /// Ask Slurm for nodes without other jobs.
     #[arg(long)]
     pub exclusive: bool,
+    /// Keep the nodes in a maintenance reservation `dhc-RUN` meanwhile, so that no new job gets onto them, and keep those in
+    /// it that fail, as long as the result may be acted upon. Takes an operator of Slurm.
+    #[arg(long)]
+    pub reserve: bool,
+    /// How soon the reservation ends by itself if dhc dies or loses Slurm.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    pub reservation_lease: Duration,
+    /// Let the run into this reservation of Slurm, such as one that keeps nodes that failed before.
+    #[arg(long, value_name = "NAME")]
+    pub reservation: Option<String>,
     /// How long to wait until Slurm grants the nodes.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
     pub wait_for_nodes: Duration,
@@ -335,7 +345,7 @@ pub enum RecoverCommand {
         /// The policy file.
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
-        /// The name that the node has in the results and in Slurm; this machine's host name if left out.
+        /// The name that the node has in the results and for the scheduler; this machine's host name if left out.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
@@ -350,6 +360,9 @@ pub struct RecoveryArgs {
     /// How to print it.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// Append what is done to this file, one JSON object a line; to standard error if left out.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
     /// Where the history is.
     #[command(flatten)]
     pub history: HistoryArgs,

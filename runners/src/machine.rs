@@ -10,7 +10,7 @@ const NVIDIA: &str = "0x10de";
 /// What the node is.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// Its host name.
+    /// Its host name, or what `DHC_NODE_NAME` says that it is called.
     pub name: String,
     /// What else it is called; the instance type as far as it was detected.
     pub identity: Identity,
@@ -38,7 +38,14 @@ impl Machine {
             hardware_serial: dmi("product_serial").or_else(|| dmi("product_uuid")),
             kernel: word("/proc/sys/kernel/osrelease"),
         };
-        let name = word("/proc/sys/kernel/hostname").unwrap_or_else(|| "localhost".to_owned());
+        // In a container the host name is the container's, and Kubernetes may know the node by yet another.
+        let told = environment
+            .get("DHC_NODE_NAME")
+            .filter(|name| !name.is_empty());
+        let name = told
+            .cloned()
+            .or_else(|| word("/proc/sys/kernel/hostname"))
+            .unwrap_or_else(|| "localhost".to_owned());
         Machine {
             name: host_name(&name),
             identity,

@@ -30,13 +30,13 @@ use dhc_runners::lines::Teller;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
-use dhc_runners::recover::{self, History, Mode, Plan, Policy, Slurm};
+use dhc_runners::recover::{self, Attempts, History, Log, Mode, Plan, Policy};
 use dhc_runners::render::{self, Paper, html, recovery};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::status::{self, Condition};
 use dhc_runners::store::{self, Store, StoreError};
 use dhc_runners::{Exit, cluster, explain, fleet, imds, journal, learn, live, supervise, tables};
-use dhc_thresholds::{CheckReport, NodeReport, Report, Run, TableFile, diff};
+use dhc_thresholds::{CheckReport, NodeReport, Report, Run, Status, TableFile, diff};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -455,7 +455,7 @@ fn cluster_level(
     let instance = instance.transpose()?;
     let (folder, mut journal) = keeper.begin(planned)?;
     let mut options = keeper.options.clone();
-    let nodes = cluster::gather(
+    let mut nodes = cluster::gather(
         &host,
         &args.cluster,
         environment,
@@ -500,6 +500,14 @@ fn cluster_level(
     let mut report = Report::new(run, outcomes.judged_by, reports).with_cluster(outcomes.cluster);
     report.complete &= !STOP.load(Ordering::Relaxed);
     let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
+    let failed = report
+        .nodes
+        .iter()
+        .filter(|node| node.status == Status::Fail);
+    let failed: Vec<String> = failed.map(|node| node.name.clone()).collect();
+    if let Some(said) = nodes.keep_reserved(&failed, args.valid_for) {
+        eprintln!("dhc: {said}");
+    }
     nodes.release();
     exit
 }
@@ -896,22 +904,26 @@ fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
                 );
                 return Ok(Exit::Pass);
             }
-            let host = host(&recovery.history.machine, &environment());
+            let environment = environment();
+            let host = host(&recovery.history.machine, &environment);
+            let scheduler = recover::scheduler(&policy, &host, &environment);
+            let mut to = log_file(recovery.log.as_deref())?;
             let now = jiff::Timestamp::now;
-            let all = recover::apply(&plan, &policy, &Slurm::new(&host), &mut history, now)?;
+            let mut log = Log::new(&mut to, &now, &policy.version, scheduler.name());
+            let applied =
+                recover::apply(&plan, &policy, scheduler.as_ref(), &mut history, &mut log)?;
             match recovery.format {
-                Format::Json => print_document(&(serde_json::to_string_pretty(&all)? + "\n"))?,
-                Format::Table => print(&(recovery::plan(&plan, paper()) + &recovery::done(&all)))?,
-            };
-            let failed = all.iter().any(|done| !done.done);
-            Ok(match &plan.breaker {
-                Some(why) => {
-                    eprintln!("dhc: nobody was touched: {why}");
-                    Exit::Error
+                Format::Json => print_document(&(serde_json::to_string_pretty(&applied)? + "\n"))?,
+                Format::Table => {
+                    print(&(recovery::plan(&plan, paper()) + &recovery::done(&applied.nodes)))?
                 }
-                None if failed => Exit::Error,
-                None => Exit::Pass,
-            })
+            };
+            if let Some(why) = &applied.breaker {
+                eprintln!("dhc: nobody was touched: {why}");
+                return Ok(Exit::Error);
+            }
+            let all = applied.nodes.iter().all(|done| done.outcome.is_done());
+            Ok(if all { Exit::Pass } else { Exit::Error })
         }
         RecoverCommand::Verify {
             recovery,
@@ -925,11 +937,12 @@ fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
 fn verify(recovery: &RecoveryArgs, policy: &Path, node: Option<&str>) -> Result<Exit, Failure> {
     let policy = own_policy(policy)?;
     let args = &recovery.history.machine;
-    let host = host(args, &environment());
-    let here = Machine::look(&host, &BTreeMap::new());
+    let environment = environment();
+    let host = host(args, &environment);
+    let here = Machine::look(&host, &environment);
     let node = node.unwrap_or(&here.name);
-    let mut history = History::write(&history_file(&recovery.history)?)?;
-    let plan = recovery_plan(recovery, &policy, &history)?;
+    let history = history_file(&recovery.history)?;
+    let plan = recovery_plan(recovery, &policy, &History::read(&history)?)?;
     let step = plan
         .steps
         .into_iter()
@@ -976,14 +989,30 @@ fn verify(recovery: &RecoveryArgs, policy: &Path, node: Option<&str>) -> Result<
         );
         return Ok(Exit::Pass);
     }
-    let now = jiff::Timestamp::now();
-    match recover::give_back(&step, &policy, &Slurm::new(&host), &mut history, now)? {
+    let mut history = History::write(&history)?;
+    let scheduler = recover::scheduler(&policy, &host, &environment);
+    let mut to = log_file(recovery.log.as_deref())?;
+    let now = jiff::Timestamp::now;
+    let mut log = Log::new(&mut to, &now, &policy.version, scheduler.name());
+    match recover::give_back(&step, &policy, scheduler.as_ref(), &mut history, &mut log)? {
         Ok(what) => {
             eprintln!("dhc: {node}: {what}");
             Ok(Exit::Pass)
         }
         Err(why) => Err(format!("{node} passes and could not be given back: {why}").into()),
     }
+}
+
+/// Where recovery tells what it does while it does it.
+fn log_file(path: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
+    let Some(path) = path else {
+        return Ok(Box::new(std::io::stderr()));
+    };
+    let mut file = std::fs::OpenOptions::new();
+    let file = file.append(true).create(true).open(path);
+    Ok(Box::new(file.map_err(|error| {
+        format!("cannot open the log `{}`: {error}", path.display())
+    })?))
 }
 
 /// The arguments that make another dhc look at the same machine.
@@ -1031,7 +1060,8 @@ fn recovery_plan(
         results.push(stored(path)?);
     }
     let now = jiff::Timestamp::now();
-    Ok(recover::plan(&results, policy, now, |machine| {
+    let recent = history.marked_since(now - policy.window())?;
+    Ok(recover::plan(&results, policy, now, &recent, |machine| {
         history.of_machine(machine)
     })?)
 }
@@ -1047,10 +1077,17 @@ fn past(node: Option<&str>, history: &HistoryArgs, format: Format) -> Result<Exi
     /// How many machines are shown.
     const MOST: usize = 20;
     let history = History::read(&history_file(history)?)?;
+    let now = jiff::Timestamp::now();
     let Some(node) = node else {
-        let lines = history.offenders(MOST)?.into_iter();
-        let lines = lines.map(|(machine, node, times)| format!("{times:>4}  {machine}  {node}\n"));
-        return print(&lines.collect::<String>());
+        let mut offenders = Vec::new();
+        for (machine, node, times) in history.offenders(MOST)? {
+            let attempts = Attempts::of(&history.of_machine(&machine)?, now);
+            offenders.push((machine, node, times, attempts));
+        }
+        return match format {
+            Format::Json => print_document(&recovery::offenders_json(&offenders)),
+            Format::Table => print(&recovery::offenders(&offenders, paper())),
+        };
     };
     let events = history.of_node(node)?;
     match format {
@@ -1090,7 +1127,7 @@ fn refuse_stale(report: &Report, machine: &MachineArgs) -> Result<(), Failure> {
         )
         .into());
     }
-    let here = Machine::look(&host(machine, &BTreeMap::new()), &BTreeMap::new());
+    let here = Machine::look(&host(machine, &BTreeMap::new()), &environment());
     for node in report.nodes.iter().filter(|node| node.name == here.name) {
         if node.identity.boot_id != here.identity.boot_id {
             return Err(format!(

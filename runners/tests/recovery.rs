@@ -27,14 +27,21 @@ impl Site {
         let nodes = folder.path().join("nodes");
         std::fs::create_dir(&nodes).unwrap();
         let nodes = nodes.display();
+        let here = folder.path().display();
         let sinfo = format!(
             "for word in \"$@\"; do case $previous in --nodes) node=$word;; esac; previous=$word; done\n\
-             cat \"{nodes}/$node\" 2>/dev/null || echo 'idle|none'"
+             case $word in --Format=*) cat \"{nodes}/$node.comment\" 2>/dev/null || echo '(null)';;\n\
+             *) cat \"{nodes}/$node\" 2>/dev/null || echo 'idle|none';; esac"
         );
         let scontrol = format!(
-            "for word in \"$@\"; do case $word in\n\
-             nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};; esac; done\n\
-             case $state in resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac"
+            "case $1 in show) echo 'No reservations in the system'; exit;; esac\n\
+             for word in \"$@\"; do case $word in\n\
+             nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};;\n\
+             comment=*) comment=${{word#*=}};; esac; done\n\
+             if [ -e \"{here}/hold-before\" ]; then touch \"{here}/held\"; sleep 60; fi\n\
+             echo \"$comment\" > \"{nodes}/$node.comment\"\n\
+             case $state in resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac\n\
+             if [ -e \"{here}/hold-after\" ]; then touch \"{here}/held\"; sleep 60; fi"
         );
         let tools = FakeNode::plain()
             .tool("sinfo")
@@ -69,11 +76,15 @@ impl Site {
 
     /// What dhc finds on a p5.48xlarge of this name and boot.
     fn result(&self, machine: &str, name: &str, boot: &str) -> PathBuf {
+        self.result_of("gpu-count", machine, name, boot)
+    }
+
+    fn result_of(&self, check: &str, machine: &str, name: &str, boot: &str) -> PathBuf {
         let node = FakeNode::of(machine)
             .file("/proc/sys/kernel/hostname", format!("{name}\n"))
             .file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
             .file("/sys/class/dmi/id/board_asset_tag", format!("i-0{name}\n"));
-        let outcome = Dhc::on(node).run(&["--check", "gpu-count"]);
+        let outcome = Dhc::on(node).run(&["--check", check]);
         assert_eq!(outcome.report.nodes[0].name, name);
         let path = self.path(&format!("{name}-{boot}.json"));
         std::fs::write(&path, serde_json::to_vec(&outcome.report).unwrap()).unwrap();
@@ -81,16 +92,57 @@ impl Site {
     }
 
     fn recover(&self, what: &str, policy: &Path, results: &[&Path]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_dhc"))
+        self.command(what, policy, results).output().unwrap()
+    }
+
+    fn command(&self, what: &str, policy: &Path, results: &[&Path]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        command
             .args(["recover", what, "--format", "json", "--policy"])
             .arg(policy)
             .arg("--history")
             .arg(self.path("history.sqlite"))
             .arg("--tools")
             .arg(self.tools.tools())
-            .args(results)
-            .output()
-            .unwrap()
+            .args(results);
+        command
+    }
+
+    /// Applies, and kills dhc while `scontrol` holds still: before it has marked the node, or after.
+    fn kill_in_the_middle(&self, hold: &str, policy: &Path, result: &Path) {
+        std::fs::write(self.path(hold), "").unwrap();
+        let mut dhc = self.command("apply", policy, &[result]).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while !self.path("held").exists() {
+            assert!(
+                begun.elapsed() < std::time::Duration::from_secs(30),
+                "no act began"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        dhc.kill().unwrap();
+        dhc.wait().unwrap();
+        std::fs::remove_file(self.path(hold)).unwrap();
+        std::fs::remove_file(self.path("held")).unwrap();
+    }
+
+    /// How often `scontrol` was told to mark a node.
+    fn acts(&self) -> usize {
+        let calls = self.tools.calls("scontrol");
+        calls
+            .iter()
+            .filter(|call| call.starts_with("update "))
+            .count()
+    }
+
+    /// What was done to a node, oldest first.
+    fn deeds(&self, node: &str) -> Vec<String> {
+        let events = self.history(node);
+        let events = events.as_array().unwrap().iter();
+        let kinds = events.map(|event| event["what"].as_str().unwrap().to_owned());
+        let mut kinds: Vec<String> = kinds.filter(|what| what != "seen").collect();
+        kinds.dedup();
+        kinds
     }
 
     /// The plan, which touches nothing.
@@ -117,6 +169,18 @@ impl Site {
     }
 }
 
+/// What was done to which node.
+fn outcomes(said: &str) -> Vec<String> {
+    let applied: Value = serde_json::from_str(said).unwrap();
+    assert_eq!(applied["schema"], "dhc.recovered/1");
+    let nodes = applied["nodes"].as_array().unwrap().iter();
+    let words = nodes.map(|done| (done["node"].as_str(), done["outcome"].as_str()));
+    words
+        .map(|(node, outcome)| format!("{} {}", node.unwrap(), outcome.unwrap()))
+        .collect()
+}
+
+const NOTHING: [&str; 0] = [];
 const LOST: &str = "p5.48xlarge-gpu-lost";
 const SOUND: &str = "p5.48xlarge";
 
@@ -130,7 +194,7 @@ fn a_plan_says_what_and_why_and_touches_nothing() {
     let plan = site.plan("default", &[&lost, &sound]);
     assert_eq!(
         (&plan["nodes"], &plan["policy"]),
-        (&2.into(), &"default@1".into())
+        (&2.into(), &"default@2".into())
     );
     let steps = plan["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 1, "{plan}");
@@ -162,14 +226,14 @@ fn an_action_is_done_once_and_remembered() {
     let policy = site.policy("default");
     let lost = site.result(LOST, "n1", "b1");
     let said = site.apply(&policy, &[&lost], 0);
-    assert!(said.contains("\"done\": true"), "{said}");
+    assert_eq!(outcomes(&said), ["n1 done"]);
     let marked = site.slurm("n1");
     assert!(
         marked.starts_with("drain|dhc:gpu.lost:") && marked.ends_with(":reboot"),
         "{marked}"
     );
     let calls = site.tools.calls("scontrol").len();
-    assert_eq!(site.apply(&policy, &[&lost], 0).trim(), "[]");
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
     assert_eq!(
         site.tools.calls("scontrol").len(),
         calls,
@@ -183,7 +247,7 @@ fn an_action_is_done_once_and_remembered() {
         .filter(|event| event["fault"] == "gpu.lost")
         .filter_map(|event| event["what"].as_str())
         .collect();
-    assert_eq!(kinds, ["seen", "done"]);
+    assert_eq!(kinds, ["seen", "begun", "done"]);
     assert_eq!(history[0]["machine"], "i-0n1");
 }
 
@@ -286,7 +350,7 @@ fn a_result_that_has_expired_touches_no_node() {
             .contains("expired"),
         "{plan}"
     );
-    assert_eq!(site.apply(&policy, &[&lost], 0).trim(), "[]");
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
 }
 
 #[test]
@@ -322,4 +386,93 @@ fn a_node_that_passes_again_is_given_back_and_one_that_does_not_is_kept() {
         history.as_array().unwrap().last().unwrap()["what"],
         "returned"
     );
+}
+
+#[test]
+fn two_who_apply_the_same_at_once_do_it_once() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let lost = site.result(LOST, "n1", "b1");
+    let both = [(); 2].map(|()| {
+        let mut command = site.command("apply", &policy, &[&lost]);
+        command
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let mut said = both.map(|dhc| {
+        let output = dhc.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        outcomes(&String::from_utf8(output.stdout).unwrap())
+    });
+    said.sort();
+    assert_eq!(said, [vec![], vec!["n1 done".to_owned()]]);
+    assert_eq!(site.acts(), 1);
+    assert_eq!(site.deeds("n1"), ["begun", "done"]);
+}
+
+#[test]
+fn what_was_begun_before_a_crash_is_known_and_done_once() {
+    for (hold, marked, outcome, acts) in [
+        ("hold-before", "idle", "n1 done", 2),
+        ("hold-after", "fail|Action:Reboot", "n1 done_before", 1),
+    ] {
+        let site = Site::new();
+        let policy = site.policy("hyperpod");
+        let lost = site.result(LOST, "n1", "b1");
+        site.kill_in_the_middle(hold, &policy, &lost);
+        assert_eq!(site.deeds("n1"), ["begun"], "{hold}");
+        assert_eq!(site.slurm("n1"), marked, "{hold}");
+        // The fault after the reboot that may have been asked for is not taken for a new one.
+        let again = site.result(LOST, "n1", "b2");
+        assert_eq!(
+            site.plan("hyperpod", &[&again])["steps"][0]["action"],
+            "replace"
+        );
+        assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), [outcome]);
+        assert_eq!(site.acts(), acts, "{hold}");
+        assert_eq!(site.slurm("n1"), "fail|Action:Reboot");
+        assert_eq!(site.deeds("n1"), ["begun", "done"], "{hold}");
+    }
+}
+
+#[test]
+fn two_reboots_in_two_hours_are_enough_and_repeat_offenders_show() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    for (check, machine, boot) in [
+        ("gpu-count", "p5.48xlarge-seven-gpus", "b1"),
+        ("nvlink", "p5.48xlarge-link-down", "b2"),
+    ] {
+        let result = site.result_of(check, machine, "n1", boot);
+        let plan = site.plan("default", &[&result]);
+        assert_eq!(plan["steps"][0]["action"], "reboot", "{plan}");
+        site.apply(&policy, &[&result], 0);
+    }
+    let third = site.result_of("gpu-memory", "p5.48xlarge-remap-pending", "n1", "b3");
+    let plan = site.plan("default", &[&third]);
+    let step = &plan["steps"][0];
+    assert_eq!(step["action"], "replace", "{plan}");
+    assert!(
+        step["why"]
+            .as_str()
+            .unwrap()
+            .contains("2 reboots in 2 h have not helped"),
+        "{plan}"
+    );
+    let attempts = serde_json::json!({
+        "reboots_2h": 2, "reboots_24h": 2, "replacements_24h": 0, "same_fault_after_reboot": false,
+    });
+    assert_eq!(step["attempts"], attempts);
+    let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .args(["history", "--format", "json", "--history"])
+        .arg(site.path("history.sqlite"))
+        .output()
+        .unwrap();
+    let offenders: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&offenders[0]["machine"], &offenders[0]["marked"]),
+        (&"i-0n1".into(), &2.into())
+    );
+    assert_eq!(offenders[0]["attempts"]["reboots_24h"], 2);
 }

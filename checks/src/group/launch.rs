@@ -105,7 +105,7 @@ impl Launch {
                 .args(match failure {
                     Failure::EndsAll | Failure::EndsItself => vec!["--wait=15"],
                     // A run on a node needs all of its cores.
-                    Failure::IsTold => vec!["--wait=0", "--cpu-bind=none", "--mpi=none"],
+                    Failure::IsTold => vec!["--wait=0", "--mpi=none"],
                 })
                 // Slurm counts in whole minutes; this is the net below our own deadline, never the deadline.
                 .arg(format!("--time={}", deadline.as_secs() / 60 + 2)),

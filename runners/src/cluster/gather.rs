@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use dhc_checks::check::chain;
 use dhc_checks::group::Launch;
 use dhc_checks::host::{Host, valid_host_name};
 use dhc_thresholds::{Hardware, Table};
 
 use super::Cluster;
+use super::reservation::Reservation;
 use super::slurm::{self, Job, SlurmError, Wanted};
 use crate::cli::{ClusterArgs, Launcher};
 
@@ -39,12 +41,24 @@ pub enum GatherError {
         "say which nodes to ask Slurm for: --nodes N, --nodelist LIST or --partition NAME; or run inside an allocation"
     )]
     NothingAsked,
+    /// Nodes that are not Slurm's cannot be reserved.
+    #[error(
+        "--reserve and --reservation are about nodes of Slurm; leave them out, or use --launcher srun"
+    )]
+    NotSlurm,
+    /// Slurm does not reserve them.
+    #[error(
+        "the nodes cannot be reserved, which takes an operator or administrator of Slurm; leave out --reserve to go without"
+    )]
+    NotReserved(#[source] SlurmError),
 }
 
 /// The nodes of a run; [`Nodes::release`] gives back what was taken for it, and so does dropping it.
 #[derive(Debug)]
 pub struct Nodes {
     cluster: Cluster,
+    /// Ends before the allocation does, lest others get in between.
+    reservation: Option<Reservation>,
     job: Option<Job>,
     host: Host,
 }
@@ -75,6 +89,27 @@ impl Nodes {
         }
     }
 
+    /// Keeps the nodes that failed reserved for so long, if the run's nodes are, and lets go of the others. Says what is to
+    /// be said about that.
+    pub fn keep_reserved(
+        &mut self,
+        failed: &[String],
+        so_long: std::time::Duration,
+    ) -> Option<String> {
+        let reservation = self.reservation.take()?;
+        match reservation.keep(failed, so_long) {
+            Ok(None) => None,
+            Ok(Some(name)) => Some(format!(
+                "{} kept in the reservation {name}; `dhc recover verify` takes a node out again",
+                failed.join(", ")
+            )),
+            Err(error) => Some(format!(
+                "the reservation was not changed and ends by itself: {}",
+                chain(&error)
+            )),
+        }
+    }
+
     /// Ends what is left of the run's steps, and the allocation if it was made for the run.
     pub fn release(self) {
         drop(self);
@@ -83,6 +118,7 @@ impl Nodes {
 
 impl Drop for Nodes {
     fn drop(&mut self) {
+        drop(self.reservation.take());
         if let Some(job) = self.job {
             slurm::clean_up(&self.host, job);
         }
@@ -117,9 +153,13 @@ pub fn gather(
             launch,
             worker: worker.clone(),
         },
+        reservation: None,
         job: None,
         host: host.clone(),
     };
+    if launcher != Launcher::Srun && (args.reserve || args.reservation.is_some()) {
+        return Err(GatherError::NotSlurm);
+    }
     match launcher {
         Launcher::Local => Ok(nodes(vec![this_node.to_owned()], Launch::Local)),
         Launcher::Mpirun => {
@@ -142,6 +182,10 @@ pub fn gather(
             let slurm::Nodes { up, down } = slurm::nodes(host, job)?;
             taken.cluster.nodes = up;
             taken.cluster.down = down;
+            if args.reserve {
+                let reservation = Reservation::around(host, run, job, args.reservation_lease);
+                taken.reservation = Some(reservation.map_err(GatherError::NotReserved)?);
+            }
             Ok(taken)
         }
     }
@@ -153,7 +197,8 @@ fn wanted(args: &ClusterArgs) -> Wanted {
         nodelist: args.nodelist.clone(),
         partition: args.partition.clone(),
         gres: args.gres.clone(),
-        exclusive: args.exclusive,
+        exclusive: args.exclusive || args.reserve,
+        reservation: args.reservation.clone(),
         time: ALLOCATION,
         patience: args.wait_for_nodes,
     }

@@ -7,6 +7,7 @@
 mod gather;
 mod instance;
 mod outcome;
+pub mod reservation;
 pub mod slurm;
 pub mod verdicts;
 

@@ -9,13 +9,13 @@ use dhc_checks::group::STEP_NAME;
 use dhc_checks::host::{Command, Ended, Host, valid_host_name};
 
 /// How long Slurm's controller may take to answer.
-const ANSWER: Duration = Duration::from_secs(15);
+pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 /// How long a clean-up may take: a controller that is gone must not hold up the result.
-const CLEAN_UP: Duration = Duration::from_secs(3);
+pub(super) const CLEAN_UP: Duration = Duration::from_secs(3);
 
 /// The largest allocation that is looked at.
-const NODES_MAX: usize = 65_536;
+pub(super) const NODES_MAX: usize = 65_536;
 
 /// Which nodes are wanted from Slurm.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,8 @@ pub struct Wanted {
     pub gres: Option<String>,
     /// Whether no other job may run on them meanwhile.
     pub exclusive: bool,
+    /// A reservation that lets the run in.
+    pub reservation: Option<String>,
     /// How long the allocation lasts if nobody gives it back.
     pub time: Duration,
     /// How long to wait for them.
@@ -96,6 +98,9 @@ pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmEr
     if wanted.exclusive {
         command = command.arg("--exclusive");
     }
+    if let Some(reservation) = &wanted.reservation {
+        command = command.arg(format!("--reservation={reservation}"));
+    }
     let (stdout, stderr) = ask(host, "salloc", &command)?;
     // `salloc: Granted job allocation 12`
     let granted = stderr.lines().chain(stdout.lines()).find_map(|line| {
@@ -116,14 +121,20 @@ pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmEr
 /// # Errors
 /// When Slurm does not answer.
 pub fn nodes(host: &Host, job: Job) -> Result<Nodes, SlurmError> {
+    let list = node_list(host, job)?;
+    let states = Command::new("sinfo", ANSWER)
+        .args(["--noheader", "--Node", "--format=%N %T"])
+        .arg(format!("--nodes={list}"));
+    let (states, _) = ask(host, "sinfo", &states)?;
+    sort(&states)
+}
+
+/// The nodes of an allocation in Slurm's notation, which is short however many they are.
+pub(super) fn node_list(host: &Host, job: Job) -> Result<String, SlurmError> {
     let id = job.id.to_string();
     let list = Command::new("squeue", ANSWER).args(["--noheader", "--jobs", &id, "--format=%N"]);
     let (list, _) = ask(host, "squeue", &list)?;
-    let states = Command::new("sinfo", ANSWER)
-        .args(["--noheader", "--Node", "--format=%N %T"])
-        .arg(format!("--nodes={}", list.trim()));
-    let (states, _) = ask(host, "sinfo", &states)?;
-    sort(&states)
+    Ok(list.trim().to_owned())
 }
 
 fn sort(states: &str) -> Result<Nodes, SlurmError> {
@@ -189,7 +200,11 @@ pub fn clean_up(host: &Host, job: Job) {
     }
 }
 
-fn ask(host: &Host, name: &'static str, command: &Command) -> Result<(String, String), SlurmError> {
+pub(super) fn ask(
+    host: &Host,
+    name: &'static str,
+    command: &Command,
+) -> Result<(String, String), SlurmError> {
     let refused = |ended: String, said: String| SlurmError::Refused {
         command: name,
         ended,

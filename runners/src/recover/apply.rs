@@ -1,67 +1,37 @@
 //! Doing what a plan says, one node after the other.
+//!
+//! What is about to be done is in the history before it is done, and how it ended is there afterwards. A crash in between
+//! leaves a beginning without an end; who applies the same results again sees by the mark on the node whether it came to it.
 
+use dhc_checks::check::chain;
 use dhc_thresholds::Action;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::history::{History, HistoryError, What};
+use super::log::{Level, Log};
 use super::plan::{Plan, Step};
-use super::policy::{MarkState, Policy};
+use super::policy::Policy;
+use super::scheduler::{By, Scheduler, SchedulerError, Standing};
 
-/// What marks nodes and gives them back.
-pub trait Actor {
-    /// Whether the node is in service, or by whose mark it is not.
-    ///
-    /// # Errors
-    /// When the scheduler does not answer, or does not know the node.
-    fn look(&self, node: &str) -> Result<Standing, ActorError>;
+/// What `schema` says in the document of what was done.
+pub(super) const DONE_SCHEMA: &str = "dhc.recovered/1";
 
-    /// Marks the node.
-    ///
-    /// # Errors
-    /// When the scheduler refuses.
-    fn mark(&self, node: &str, mark: &Mark) -> Result<(), ActorError>;
-
-    /// Puts the node back into service.
-    ///
-    /// # Errors
-    /// When the scheduler refuses.
-    fn give_back(&self, node: &str) -> Result<(), ActorError>;
-}
-
-/// How a node stands with its scheduler.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It takes jobs.
-    InService,
-    /// It takes none.
-    Marked {
-        /// In the scheduler's word.
-        state: String,
-        /// As whoever did it wrote.
-        reason: String,
-    },
-}
-
-/// A mark on a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The state that the node gets.
-    pub state: MarkState,
-    /// What recovery tooling reads, letter by letter.
-    pub reason: String,
-    /// What people read.
-    pub comment: String,
-}
-
-/// Why a scheduler could not be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {said}")]
-pub struct ActorError {
-    /// What was attempted.
-    pub what: String,
-    /// What was said.
-    pub said: String,
+/// What was done on the word of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Applied {
+    /// Always `dhc.recovered/1`.
+    pub schema: &'static str,
+    /// The policy and its edition.
+    pub policy: String,
+    /// The edition of the fault classes.
+    pub faults: String,
+    /// Whose nodes they are.
+    pub scheduler: &'static str,
+    /// Why nobody was touched, if the guards said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
+    /// The nodes that something was to be done to.
+    pub nodes: Vec<Done>,
 }
 
 /// What became of a step.
@@ -72,149 +42,253 @@ pub struct Done {
     /// What was to be done.
     pub action: Action,
     /// Whether it was.
-    pub done: bool,
+    pub outcome: Outcome,
     /// What was done, or why it was not.
     pub what: String,
 }
 
-/// How the beginning of a reason tells that dhc wrote it.
-const OURS: &str = "dhc:";
+/// Whether something was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was.
+    Done,
+    /// It had been done before, by a dhc that did not live to say so.
+    DoneBefore,
+    /// The node is in somebody else's hands.
+    LeftAlone,
+    /// The scheduler did not do it.
+    Failed,
+    /// The scheduler was told, and does not say whether it did it.
+    NotKnown,
+    /// The scheduler had stopped answering before this node's turn.
+    NotTried,
+}
 
-/// The longest comment.
-const COMMENT_MAX: usize = 300;
+impl Outcome {
+    /// Whether the node is marked as it should be.
+    pub fn is_done(self) -> bool {
+        matches!(self, Outcome::Done | Outcome::DoneBefore)
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::DoneBefore => "done_before",
+            Outcome::LeftAlone => "left_alone",
+            Outcome::Failed => "failed",
+            Outcome::NotKnown => "not_known",
+            Outcome::NotTried => "not_tried",
+        }
+    }
+}
+
+/// Why recovery stopped on the way; what was done until then is in the history.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Nothing is done that cannot be written down.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// Nor what cannot be logged.
+    #[error("the log cannot be written, so nothing more is done")]
+    Log(#[from] std::io::Error),
+}
 
 /// Does what the plan says. A node that cannot be marked is told of and costs no other node.
 ///
 /// # Errors
-/// When the history cannot be kept; then no further node is touched.
+/// When the history or the log cannot be kept; then no further node is touched.
 pub fn apply(
     plan: &Plan,
     policy: &Policy,
-    actor: &dyn Actor,
+    scheduler: &dyn Scheduler,
     history: &mut History,
-    now: impl Fn() -> Timestamp,
-) -> Result<Vec<Done>, HistoryError> {
-    let mut all = Vec::new();
+    log: &mut Log<'_>,
+) -> Result<Applied, ApplyError> {
+    let mut applied = Applied {
+        schema: DONE_SCHEMA,
+        policy: policy.version.clone(),
+        faults: plan.faults.clone(),
+        scheduler: scheduler.name(),
+        breaker: plan.breaker.clone(),
+        nodes: Vec::new(),
+    };
+    if let Some(why) = &plan.breaker {
+        log.of_all(Level::Error, &format!("Nobody is touched: {why}"))?;
+    }
+    let mut silent = None;
     for step in &plan.steps {
-        history.add(&step.events(What::Seen, now(), &policy.version))?;
+        history.add(&step.events(What::Seen, log.now(), &policy.version))?;
         if !step.acts() {
+            if let Some(held) = &step.held {
+                log.of(step, Level::Warn, "held", &format!("Held back: {held}"))?;
+            }
             continue;
         }
-        let (done, what) = match one(step, policy, actor, history)? {
-            Ok(what) => {
-                history.add(&step.events(What::Done, now(), &policy.version))?;
-                (true, what)
-            }
-            Err(why) => (false, why),
+        let (outcome, what) = match &silent {
+            None => one(step, policy, scheduler, history, log, &mut silent)?,
+            Some(error) => (Outcome::NotTried, format!("not tried: {error}")),
         };
-        all.push(Done {
+        let level = match outcome {
+            Outcome::Done | Outcome::DoneBefore => Level::Info,
+            Outcome::LeftAlone => Level::Warn,
+            Outcome::Failed | Outcome::NotKnown | Outcome::NotTried => Level::Error,
+        };
+        log.of(step, level, outcome.word(), &what)?;
+        applied.nodes.push(Done {
             node: step.node.clone(),
             action: step.action,
-            done,
+            outcome,
             what,
         });
     }
-    Ok(all)
+    Ok(applied)
 }
 
 /// Marks one node; says what was done, or why nothing was.
 fn one(
     step: &Step,
     policy: &Policy,
-    actor: &dyn Actor,
-    history: &History,
-) -> Result<Result<String, String>, HistoryError> {
-    let Some(marking) = policy.slurm.get(&step.action) else {
-        let action = step.action;
-        return Ok(Err(format!(
-            "the policy {} does not say how a {action} is asked for; add [slurm.{action}]",
-            policy.version
-        )));
+    scheduler: &dyn Scheduler,
+    history: &mut History,
+    log: &mut Log<'_>,
+    silent: &mut Option<String>,
+) -> Result<(Outcome, String), ApplyError> {
+    let action = step.action;
+    let Some(words) = scheduler.words(step) else {
+        let why = format!(
+            "the policy {} does not say how a {action} is asked for on {}; add it",
+            policy.version,
+            scheduler.name()
+        );
+        return Ok((Outcome::Failed, why));
     };
-    let cause = step.cause();
-    let class = cause.map_or("unknown", |cause| cause.fault.as_str());
-    let run = cause.map_or("unknown", |cause| cause.run.as_str());
-    let mark = Mark {
-        state: marking.state,
-        reason: marking
-            .reason
-            .replace("{class}", class)
-            .replace("{run}", run),
-        comment: comment(&format!(
-            "dhc run {run}: {} since {}",
-            step.action, step.why
-        )),
+    let seen = match scheduler.look(&step.node) {
+        Ok(seen) => seen,
+        Err(error) => return Ok((Outcome::Failed, said(&error, silent))),
     };
-    let standing = match actor.look(&step.node) {
-        Ok(standing) => standing,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
-    if let Standing::Marked { state, reason } = &standing
-        && !is_ours(reason, step.machine(), policy, history)?
+    if let Standing::Marked {
+        state,
+        words: found,
+        by,
+    } = &seen
     {
-        return Ok(Err(format!(
-            "left alone: it is {state} for the reason `{reason}`, which dhc did not write"
-        )));
+        if *by == By::Another {
+            return Ok((Outcome::LeftAlone, left_alone(state, found)));
+        }
+        if *found == words {
+            history.add(&step.events(What::Done, log.now(), &policy.version))?;
+            return Ok((
+                Outcome::DoneBefore,
+                format!("it is {state} already, `{found}`"),
+            ));
+        }
     }
-    let state = mark.state.word();
-    Ok(match actor.mark(&step.node, &mark) {
-        Ok(()) => Ok(format!("state {state}, reason `{}`", mark.reason)),
-        Err(error) => Err(error.to_string()),
-    })
+    history.add(&step.events(What::Begun, log.now(), &policy.version))?;
+    log.of(step, Level::Error, "begun", &faulty_instance(step))?;
+    let refused = match scheduler.mark(step, &words, &seen, log.now()) {
+        Ok(()) => {
+            history.add(&step.events(What::Done, log.now(), &policy.version))?;
+            return Ok((Outcome::Done, format!("marked with `{words}`")));
+        }
+        Err(error) => error,
+    };
+    let refused = said(&refused, silent);
+    // A tool that was killed at its deadline, or lost its connection, may have been heard all the same.
+    match scheduler.look(&step.node) {
+        Ok(Standing::Marked {
+            words: found,
+            by: By::Dhc,
+            ..
+        }) if found == words => {
+            history.add(&step.events(What::Done, log.now(), &policy.version))?;
+            Ok((
+                Outcome::Done,
+                format!("marked with `{words}`, although {refused}"),
+            ))
+        }
+        Ok(_) => {
+            history.add(&step.events(What::Failed, log.now(), &policy.version))?;
+            Ok((Outcome::Failed, refused))
+        }
+        Err(error) => {
+            said(&error, silent);
+            Ok((
+                Outcome::NotKnown,
+                format!(
+                    "{refused}; whether it was done is not known: apply the same results again"
+                ),
+            ))
+        }
+    }
 }
 
 /// Gives a node back that dhc marked; says what was done, or why nothing was.
 ///
 /// # Errors
-/// When the history cannot be kept.
+/// When the history or the log cannot be kept.
 pub fn give_back(
     step: &Step,
     policy: &Policy,
-    actor: &dyn Actor,
+    scheduler: &dyn Scheduler,
     history: &mut History,
-    now: Timestamp,
-) -> Result<Result<String, String>, HistoryError> {
-    match actor.look(&step.node) {
-        Err(error) => return Ok(Err(error.to_string())),
-        Ok(Standing::InService) => return Ok(Ok("it is in service".to_owned())),
-        Ok(Standing::Marked { state, reason }) => {
-            if !is_ours(&reason, step.machine(), policy, history)? {
-                return Ok(Err(format!(
-                    "left alone: it is {state} for the reason `{reason}`, which dhc did not write"
-                )));
+    log: &mut Log<'_>,
+) -> Result<Result<String, String>, ApplyError> {
+    let done = match scheduler.look(&step.node) {
+        Err(error) => Err(chain(&error)),
+        Ok(Standing::InService) => {
+            // By a person, by HyperPod, or by a dhc that did not live to say so.
+            let past = history.of_machine(step.machine())?;
+            let last = past.iter().rfind(|event| event.what != What::Seen);
+            if !last.is_some_and(|last| matches!(last.what, What::Begun | What::Done)) {
+                return Ok(Ok("it is in service, and was not marked".to_owned()));
             }
+            Ok("it is in service".to_owned())
         }
+        Ok(Standing::Marked {
+            state,
+            words,
+            by: By::Another,
+        }) => Err(left_alone(&state, &words)),
+        Ok(Standing::Marked { by: By::Dhc, .. }) => scheduler
+            .give_back(&step.node, log.now())
+            .map_err(|error| chain(&error)),
+    };
+    match &done {
+        Ok(what) => {
+            history.add(&step.events(What::Returned, log.now(), &policy.version))?;
+            log.of(step, Level::Info, "returned", what)?;
+        }
+        Err(why) => log.of(step, Level::Error, "kept", why)?,
     }
-    if let Err(error) = actor.give_back(&step.node) {
-        return Ok(Err(error.to_string()));
-    }
-    history.add(&step.events(What::Returned, now, &policy.version))?;
-    Ok(Ok("given back".to_owned()))
+    Ok(done)
 }
 
-/// Whether dhc wrote this reason: it says so, or it is what the policy writes for what the history says was done last.
-fn is_ours(
-    reason: &str,
-    machine: &str,
-    policy: &Policy,
-    history: &History,
-) -> Result<bool, HistoryError> {
-    if reason.starts_with(OURS) {
-        return Ok(true);
-    }
-    let past = history.of_machine(machine)?;
-    let Some(last) = past.iter().rfind(|event| event.what != What::Seen) else {
-        return Ok(false);
-    };
-    let written = policy.slurm.get(&last.action);
-    Ok(last.what == What::Done && written.is_some_and(|written| written.reason == reason))
+fn left_alone(state: &str, words: &str) -> String {
+    format!("left alone: it is {state} for the reason `{words}`, which dhc did not write")
 }
 
-/// A text that a scheduler takes: one line of printable ASCII without quotes.
-fn comment(text: &str) -> String {
-    let plain = |c: char| {
-        let is_plain = c == ' ' || (c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '`'));
-        if is_plain { c } else { '_' }
+/// What a scheduler said, and a note where it says nothing any more.
+fn said(error: &SchedulerError, silent: &mut Option<String>) -> String {
+    let said = chain(error);
+    if matches!(error, SchedulerError::NoAnswer { .. }) {
+        *silent = Some(said.clone());
+    }
+    said
+}
+
+/// The words that readers of HyperPod's log look for.
+fn faulty_instance(step: &Step) -> String {
+    let what = match step.action {
+        Action::Replace => "Replace",
+        Action::Reset => "Reset a device of",
+        Action::None | Action::Retry | Action::Investigate | Action::Reboot => "Reboot",
     };
-    text.chars().take(COMMENT_MAX).map(plain).collect()
+    let region = step.identity.region.as_ref();
+    let region = region.map_or_else(String::new, |region| format!("Region: {region}, "));
+    let instance_type = step.identity.instance_type.as_deref().unwrap_or("unknown");
+    format!(
+        "Encountered FaultyInstance. {what} the Instance. {region}InstanceType: {instance_type}. ERROR:{}",
+        step.why
+    )
 }

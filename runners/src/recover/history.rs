@@ -1,27 +1,40 @@
 //! What was seen on each machine and done to it, so that the same fault after a reboot is told from a new one.
 //!
-//! Kept in SQLite, which several writers may use at once and which survives a crash at any moment. Machines are keyed by
-//! their instance id where there is one, since node names are given again to other machines.
+//! Kept in SQLite, which survives a crash at any moment. What is about to be done is written down before it is done, and how
+//! it ended afterwards, so that after a crash it is known what may have happened. Who acts holds a lock from before his plan
+//! until after his last act, so that two never do the same thing. Machines are keyed by their instance id where there is
+//! one, since node names are given again to other machines.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dhc_thresholds::Action;
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, ToSql, params};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
 use serde::Serialize;
 
-/// How long a writer waits for another.
+/// How long SQLite waits for another connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The layout of the tables; raised when it changes.
-const LAYOUT: i64 = 1;
+/// How long who wants to act waits for another who does: a few nodes take a few seconds.
+const TURN: Duration = Duration::from_secs(60);
 
+/// How often he looks.
+const TICK: Duration = Duration::from_millis(20);
+
+/// The layout of the tables; raised when it changes.
+const LAYOUT: i64 = 2;
+
+/// From no table, or from those of layout 1, which knew no beginnings and failures.
 const TABLES: &str = "
 CREATE TABLE event (
     id INTEGER PRIMARY KEY,
     at TEXT NOT NULL,
-    what TEXT NOT NULL CHECK (what IN ('seen', 'done', 'returned')),
+    what TEXT NOT NULL CHECK (what IN ('seen', 'begun', 'done', 'failed', 'returned')),
     node TEXT NOT NULL,
     machine TEXT NOT NULL,
     boot TEXT NOT NULL,
@@ -34,8 +47,12 @@ CREATE TABLE event (
 ) STRICT;
 CREATE INDEX event_by_machine ON event (machine, at);
 CREATE INDEX event_by_node ON event (node, at);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 ";
+const FROM_LAYOUT_1: (&str, &str) = (
+    "DROP INDEX event_by_machine; DROP INDEX event_by_node; ALTER TABLE event RENAME TO event_1;",
+    "INSERT INTO event SELECT * FROM event_1; DROP TABLE event_1;",
+);
 
 /// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,8 +60,12 @@ PRAGMA user_version = 1;
 pub enum What {
     /// A result told of a fault.
     Seen,
+    /// The machine is about to be marked for an action.
+    Begun,
     /// The machine was marked for an action.
     Done,
+    /// It was not.
+    Failed,
     /// The node was given back to the scheduler.
     Returned,
 }
@@ -53,6 +74,8 @@ impl What {
     const fn word(self) -> &'static str {
         match self {
             What::Seen => "seen",
+            What::Begun => "begun",
+            What::Failed => "failed",
             What::Done => "done",
             What::Returned => "returned",
         }
@@ -104,6 +127,24 @@ pub enum HistoryError {
         /// Its layout.
         found: i64,
     },
+    /// Another dhc acts on the word of it.
+    #[error(
+        "another dhc works with the history `{}` and has not ended within {} s; wait for it, or look what holds it up",
+        path.display(), TURN.as_secs()
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The lock beside it cannot be used.
+    #[error("the lock `{}` cannot be used", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
 }
 
 /// The history of all machines.
@@ -112,6 +153,8 @@ pub struct History {
     path: PathBuf,
     /// `None` where there is no history yet.
     db: Option<Connection>,
+    /// Held by who acts; let go by the kernel when he ends, however he ends.
+    _lock: Option<File>,
 }
 
 impl History {
@@ -124,20 +167,23 @@ impl History {
             return Ok(History {
                 path: path.to_owned(),
                 db: None,
+                _lock: None,
             });
         }
         History::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
     }
 
-    /// Opens the history to add to it, and makes it if there is none.
+    /// Opens the history to act on the word of it and add to it, and makes it if there is none. Waits while another does.
     ///
     /// # Errors
-    /// When the file cannot be made or is no history.
+    /// When the file cannot be made or is no history, or the other does not come to an end.
     pub fn write(path: &Path) -> Result<History, HistoryError> {
-        History::open(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-        )
+        let lock = lock(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        Ok(History {
+            _lock: Some(lock),
+            ..History::open(path, flags)?
+        })
     }
 
     fn open(path: &Path, flags: OpenFlags) -> Result<History, HistoryError> {
@@ -156,22 +202,32 @@ impl History {
         let found: i64 = transaction
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(unusable)?;
-        if found == 0 {
-            transaction.execute_batch(TABLES).map_err(unusable)?;
-        } else if found != LAYOUT {
-            return Err(HistoryError::Layout {
-                path: path.to_owned(),
-                found,
-            });
+        let (before, after) = match found {
+            LAYOUT => ("", ""),
+            1 => FROM_LAYOUT_1,
+            0 => ("", ""),
+            found => {
+                return Err(HistoryError::Layout {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+        };
+        if found != LAYOUT {
+            for batch in [before, TABLES, after] {
+                transaction.execute_batch(batch).map_err(unusable)?;
+            }
         }
         transaction.commit().map_err(unusable)?;
         Ok(History {
             path: path.to_owned(),
             db: Some(db),
+            _lock: None,
         })
     }
 
-    /// Adds events, all or none. One that is there already is not added again.
+    /// Adds events, all or none. One that is there already is not added again; a beginning or a failure takes the place of
+    /// the one before, since it may be tried more than once.
     ///
     /// # Errors
     /// When they cannot be made durable.
@@ -185,9 +241,15 @@ impl History {
         let add = |db: &mut Connection| -> rusqlite::Result<()> {
             let transaction = db.transaction()?;
             for event in events {
+                let again = match event.what {
+                    What::Begun | What::Failed => "REPLACE",
+                    What::Seen | What::Done | What::Returned => "IGNORE",
+                };
                 transaction.execute(
-                    "INSERT OR IGNORE INTO event (at, what, node, machine, boot, run, fault, device, action, policy) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    &format!(
+                        "INSERT OR {again} INTO event (at, what, node, machine, boot, run, fault, device, action, policy) \
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                    ),
                     params![
                         event.at.to_string(),
                         event.what.word(),
@@ -227,45 +289,57 @@ impl History {
     }
 
     fn select(&self, condition: &str, of: &str) -> Result<Vec<Event>, HistoryError> {
-        let Some(db) = &self.db else {
-            return Ok(Vec::new());
-        };
         let sql = format!(
             "SELECT at, what, node, machine, boot, run, fault, device, action, policy FROM event WHERE {condition} \
              ORDER BY id"
         );
-        let read = || -> rusqlite::Result<Vec<Event>> {
-            let mut statement = db.prepare(&sql)?;
-            let rows = statement.query_map([of], event)?;
-            rows.collect()
+        self.rows(&sql, &of, event)
+    }
+
+    /// What a query with one parameter finds; nothing where there is no history yet.
+    fn rows<T, All: FromIterator<T> + Default>(
+        &self,
+        sql: &str,
+        of: &dyn ToSql,
+        row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<All, HistoryError> {
+        let Some(db) = &self.db else {
+            return Ok(All::default());
         };
+        let read = || -> rusqlite::Result<All> { db.prepare(sql)?.query_map([of], row)?.collect() };
         read().map_err(|error| HistoryError::Unusable {
             path: self.path.clone(),
             error,
         })
     }
 
-    /// The machines with the most actions, most first: repeat offenders.
+    /// The machines that were marked since then, as far as is known: an attempt of which no end is known may have come to a
+    /// mark.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn marked_since(&self, since: Timestamp) -> Result<BTreeSet<String>, HistoryError> {
+        self.rows(
+            "SELECT DISTINCT machine FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
+             (SELECT 1 FROM event AS later WHERE later.what = 'failed' AND later.id > event.id \
+             AND later.machine = event.machine AND later.run = event.run AND later.boot = event.boot))",
+            &since.to_string(),
+            |row| row.get(0),
+        )
+    }
+
+    /// The machines with the most actions, most first, and the name that each had last: repeat offenders.
     ///
     /// # Errors
     /// When the history cannot be read.
     pub fn offenders(&self, most: usize) -> Result<Vec<(String, String, usize)>, HistoryError> {
-        let Some(db) = &self.db else {
-            return Ok(Vec::new());
-        };
-        let read = || -> rusqlite::Result<Vec<(String, String, usize)>> {
-            let mut statement = db.prepare(
-                "SELECT machine, max(node), count(DISTINCT run || boot) AS times FROM event WHERE what = 'done' \
-                 GROUP BY machine ORDER BY times DESC, machine LIMIT ?1",
-            )?;
-            let rows =
-                statement.query_map([most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-            rows.collect()
-        };
-        read().map_err(|error| HistoryError::Unusable {
-            path: self.path.clone(),
-            error,
-        })
+        self.rows(
+            "SELECT machine, (SELECT node FROM event AS last WHERE last.machine = event.machine ORDER BY id DESC LIMIT 1), \
+             count(DISTINCT run || boot) AS times FROM event WHERE what = 'done' \
+             GROUP BY machine ORDER BY times DESC, machine LIMIT ?1",
+            &most,
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
     }
 
     /// Whether SQLite finds the file whole.
@@ -285,6 +359,32 @@ impl History {
     }
 }
 
+/// Waits for the lock beside the history.
+fn lock(history: &Path) -> Result<File, HistoryError> {
+    let mut path = history.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let unusable = |error: Errno| HistoryError::Lock {
+        path: path.clone(),
+        error: error.into(),
+    };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(unusable)?;
+    let begun = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file.into()),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < TURN => std::thread::sleep(TICK),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(HistoryError::Busy {
+                    path: history.to_owned(),
+                });
+            }
+            Err(error) => return Err(unusable(error)),
+        }
+    }
+}
+
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let text = |index: usize| row.get::<_, String>(index);
     let no_such = |index: usize, what: String| {
@@ -297,6 +397,8 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let at = text(0)?;
     let what = match text(1)?.as_str() {
         "seen" => What::Seen,
+        "begun" => What::Begun,
+        "failed" => What::Failed,
         "done" => What::Done,
         "returned" => What::Returned,
         other => return Err(no_such(1, other.to_owned())),
@@ -383,6 +485,60 @@ mod tests {
         });
         let history = History::read(&path).unwrap();
         assert_eq!(history.of_machine("i-1").unwrap().len(), 60);
+        assert!(history.is_whole().unwrap());
+    }
+
+    #[test]
+    fn an_attempt_counts_until_it_is_known_to_have_failed_and_then_is_told_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::write(&folder.path().join("history.sqlite")).unwrap();
+        let then: Timestamp = "2026-01-02T03:00:00Z".parse().unwrap();
+        let of = |what| Event {
+            what,
+            ..event("i-1", "a")
+        };
+        let marked = |history: &History| history.marked_since(then).unwrap().len();
+        history.add(&[of(What::Seen)]).unwrap();
+        assert_eq!(marked(&history), 0);
+        for (what, count) in [
+            (What::Begun, 1),
+            (What::Failed, 0),
+            (What::Begun, 1),
+            (What::Done, 1),
+        ] {
+            history.add(&[of(what)]).unwrap();
+            assert_eq!(marked(&history), count, "{what:?}");
+        }
+        let later: Timestamp = "2026-01-02T04:00:00Z".parse().unwrap();
+        assert_eq!(history.marked_since(later).unwrap(), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_history_of_the_layout_before_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.sqlite");
+        let db = Connection::open(&path).unwrap();
+        let old = TABLES
+            .replace("'begun', ", "")
+            .replace("'failed', ", "")
+            .replace("user_version = 2", "user_version = 1");
+        db.execute_batch(&old).unwrap();
+        db.execute_batch(
+            "INSERT INTO event (at, what, node, machine, boot, run, fault, device, action, policy) VALUES \
+             ('2026-01-02T03:04:05Z', 'done', 'node-of-i-1', 'i-1', 'boot-1', 'a', 'gpu.lost', 'gpu3', 'reboot', 'default@1')",
+        )
+        .unwrap();
+        drop(db);
+        let mut history = History::write(&path).unwrap();
+        let begun = Event {
+            what: What::Begun,
+            ..event("i-1", "b")
+        };
+        history.add(std::slice::from_ref(&begun)).unwrap();
+        assert_eq!(
+            history.of_machine("i-1").unwrap(),
+            [event("i-1", "a"), begun]
+        );
         assert!(history.is_whole().unwrap());
     }
 

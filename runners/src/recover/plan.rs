@@ -1,8 +1,8 @@
 //! What would be done to which node, and why; nothing is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dhc_thresholds::{Action, FaultReport, Identity, NodeReport, Report, Status, Subject};
+use dhc_thresholds::{Action, FaultReport, Faults, Identity, NodeReport, Report, Status, Subject};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -19,6 +19,8 @@ pub struct Plan {
     pub schema: &'static str,
     /// The policy and its edition.
     pub policy: String,
+    /// The edition of the fault classes that the policy builds on.
+    pub faults: String,
     /// When it was made.
     pub made_at: Timestamp,
     /// How many nodes the results tell of.
@@ -46,8 +48,37 @@ pub struct Step {
     /// Why nothing is done all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// What was tried on the machine before; only where something would be done to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<Attempts>,
     /// The faults that the action follows from.
     pub causes: Vec<Cause>,
+}
+
+/// How often a machine was marked, by the boots in which it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Attempts {
+    /// For reboots in the last two hours.
+    pub reboots_2h: usize,
+    /// For reboots in the last day.
+    pub reboots_24h: usize,
+    /// For replacements in the last day.
+    pub replacements_24h: usize,
+    /// Whether one of the faults is there again after a reboot or reset for it.
+    pub same_fault_after_reboot: bool,
+}
+
+impl Attempts {
+    /// What these events of one machine come to.
+    pub fn of(past: &[Event], now: Timestamp) -> Attempts {
+        let count = |action, hours| boots_marked(past, action, now, hours).len();
+        Attempts {
+            reboots_2h: count(Action::Reboot, 2),
+            reboots_24h: count(Action::Reboot, 24),
+            replacements_24h: count(Action::Replace, 24),
+            same_fault_after_reboot: false,
+        }
+    }
 }
 
 /// A fault that asks for an action.
@@ -80,9 +111,14 @@ impl Step {
         acts(self.action) && self.held.is_none()
     }
 
-    /// The gravest cause.
-    pub fn cause(&self) -> Option<&Cause> {
-        gravest(&self.causes)
+    /// The fault class of the gravest cause.
+    pub fn class(&self) -> &str {
+        gravest(&self.causes).map_or("unknown", |cause| &cause.fault)
+    }
+
+    /// The run that found it.
+    pub fn run(&self) -> &str {
+        gravest(&self.causes).map_or("unknown", |cause| &cause.run)
     }
 
     /// The events of this kind that follow from the step, one for each cause.
@@ -103,7 +139,8 @@ impl Step {
     }
 }
 
-/// Makes the plan. `history` tells what is known of a machine, by the name of [`Step::machine`].
+/// Makes the plan. `history` tells what is known of a machine, by the name of [`Step::machine`]; `recent` are the machines
+/// that were marked within the policy's window.
 ///
 /// # Errors
 /// Those of `history`.
@@ -111,6 +148,7 @@ pub fn plan<E>(
     results: &[Report],
     policy: &Policy,
     now: Timestamp,
+    recent: &BTreeSet<String>,
     history: impl Fn(&str) -> Result<Vec<Event>, E>,
 ) -> Result<Plan, E> {
     let mut by_machine: BTreeMap<(String, String), Vec<(&Report, &NodeReport)>> = BTreeMap::new();
@@ -135,14 +173,7 @@ pub fn plan<E>(
             steps.push(step);
         }
     }
-    let acting = steps.iter().filter(|step| step.acts()).count();
-    let most = policy.most(nodes);
-    let breaker = (acting > most).then(|| {
-        format!(
-            "{acting} of {nodes} nodes would be touched, and the policy allows {most}: so many at once means \
-             configuration, fabric or the check itself; find out why before any node is rebooted"
-        )
-    });
+    let breaker = breaker(&steps, nodes, recent, policy);
     if breaker.is_some() {
         for step in steps.iter_mut().filter(|step| step.acts()) {
             step.held = Some("too many nodes at once".to_owned());
@@ -151,11 +182,46 @@ pub fn plan<E>(
     Ok(Plan {
         schema: PLAN_SCHEMA,
         policy: policy.version.clone(),
+        faults: Faults::built_in().version.clone(),
         made_at: now,
         nodes,
         breaker,
         steps,
     })
+}
+
+/// Why nobody may be touched: together with those that were marked lately it would be too many.
+fn breaker(
+    steps: &[Step],
+    nodes: usize,
+    recent: &BTreeSet<String>,
+    policy: &Policy,
+) -> Option<String> {
+    let acting: BTreeSet<&str> = steps
+        .iter()
+        .filter(|step| step.acts())
+        .map(Step::machine)
+        .collect();
+    let before = recent
+        .iter()
+        .filter(|machine| !acting.contains(machine.as_str()))
+        .count();
+    let most = policy.most(nodes);
+    if acting.is_empty() || acting.len() + before <= most {
+        return None;
+    }
+    let lately = match before {
+        0 => String::new(),
+        before => format!(
+            ", {before} more were in the last {} minutes",
+            policy.guards.window_minutes
+        ),
+    };
+    Some(format!(
+        "{} of {nodes} nodes would be touched{lately}, and the policy allows {most}: so many at once means configuration, \
+         fabric or the check itself; find out why before any node is rebooted",
+        acting.len()
+    ))
 }
 
 /// The node without regard to its past.
@@ -194,6 +260,7 @@ fn step(node: String, status: Status, reports: &[(&Report, &NodeReport)], policy
         action,
         why,
         held: None,
+        attempts: None,
         causes,
     }
 }
@@ -230,29 +297,15 @@ fn cause(result: &Report, fault: &FaultReport, policy: &Policy) -> Cause {
 
 /// A reboot that has not helped becomes a replacement.
 fn escalate(step: &mut Step, past: &[Event], policy: &Policy, now: Timestamp) {
+    let memory = &policy.history;
+    let came_back = came_back(step, past, now, memory.same_fault_hours);
+    step.attempts = Some(Attempts {
+        same_fault_after_reboot: came_back.is_some(),
+        ..Attempts::of(past, now)
+    });
     if step.action == Action::Replace {
         return;
     }
-    let boot = step.identity.boot_id.clone().unwrap_or_default();
-    let within = |event: &Event, hours: u32| {
-        now.duration_since(event.at) <= SignedDuration::from_hours(hours.into())
-    };
-    let memory = &policy.history;
-    let of_before = past.iter().filter(|event| {
-        event.what == What::Done && matches!(event.action, Action::Reboot | Action::Reset)
-    });
-    let of_before: Vec<&Event> = of_before.collect();
-    let came_back = of_before.iter().find(|event| {
-        let is_it = |cause: &Cause| {
-            cause.fault == event.fault && cause.device_id == event.device && acts(cause.action)
-        };
-        within(event, memory.same_fault_hours)
-            // A boot that is not known is no proof of a reboot.
-            && !boot.is_empty()
-            && !event.boot.is_empty()
-            && event.boot != boot
-            && step.causes.iter().any(is_it)
-    });
     if let Some(event) = came_back {
         step.action = Action::Replace;
         step.why = format!(
@@ -261,17 +314,9 @@ fn escalate(step: &mut Step, past: &[Event], policy: &Policy, now: Timestamp) {
         );
         return;
     }
-    let mut boots: Vec<&str> = of_before
-        .iter()
-        .filter(|event| event.action == Action::Reboot && within(event, memory.reboots_hours))
-        .map(|event| event.boot.as_str())
-        .collect();
-    boots.sort_unstable();
-    boots.dedup();
-    if memory.reboots_max > 0
-        && boots.len() >= memory.reboots_max
-        && !boots.contains(&boot.as_str())
-    {
+    let boots = boots_marked(past, Action::Reboot, now, memory.reboots_hours);
+    let boot = step.identity.boot_id.as_deref().unwrap_or_default();
+    if memory.reboots_max > 0 && boots.len() >= memory.reboots_max && !boots.contains(boot) {
         step.action = Action::Replace;
         step.why = format!(
             "{} reboots in {} h have not helped; {}",
@@ -280,6 +325,48 @@ fn escalate(step: &mut Step, past: &[Event], policy: &Policy, now: Timestamp) {
             step.why
         );
     }
+}
+
+/// The mark for a reboot or reset after which one of the step's faults is there again.
+fn came_back<'a>(step: &Step, past: &'a [Event], now: Timestamp, hours: u32) -> Option<&'a Event> {
+    let boot = step.identity.boot_id.as_deref().unwrap_or_default();
+    marks(past).find(|event| {
+        let is_it = |cause: &Cause| {
+            cause.fault == event.fault && cause.device_id == event.device && acts(cause.action)
+        };
+        matches!(event.action, Action::Reboot | Action::Reset)
+            && within(event, now, hours)
+            // A boot that is not known is no proof of a reboot.
+            && !boot.is_empty()
+            && !event.boot.is_empty()
+            && event.boot != boot
+            && step.causes.iter().any(is_it)
+    })
+}
+
+/// The boots in which a machine was marked for this action in the last hours.
+fn boots_marked(past: &[Event], action: Action, now: Timestamp, hours: u32) -> BTreeSet<&str> {
+    marks(past)
+        .filter(|event| event.action == action && within(event, now, hours))
+        .map(|event| event.boot.as_str())
+        .collect()
+}
+
+/// The marks that a machine got, as far as is known: an attempt of which no end is known may have come to one.
+fn marks(past: &[Event]) -> impl Iterator<Item = &Event> {
+    past.iter().enumerate().filter_map(|(index, event)| {
+        let failed = || {
+            past[index..].iter().any(|later| {
+                later.what == What::Failed && (&later.run, &later.boot) == (&event.run, &event.boot)
+            })
+        };
+        let is_mark = event.what == What::Done || (event.what == What::Begun && !failed());
+        is_mark.then_some(event)
+    })
+}
+
+fn within(event: &Event, now: Timestamp, hours: u32) -> bool {
+    now.duration_since(event.at) <= SignedDuration::from_hours(hours.into())
 }
 
 /// Why nothing is done to the node now.
@@ -302,10 +389,19 @@ fn held(
         }
     }
     let boot = step.identity.boot_id.as_deref().unwrap_or_default();
+    let of_this_boot = || past.iter().rev().filter(|event| event.boot == boot);
+    // The same fault of the same run is acted on once, whatever has become of the node since.
+    let once = of_this_boot().find(|event| {
+        event.what == What::Done && event.run == step.run() && event.fault == step.class()
+    });
+    if let Some(done) = once {
+        return Some(format!(
+            "it was marked for {} at {} on the word of this very run ({}); run the checks again",
+            done.action, done.at, done.run
+        ));
+    }
     // What has been asked for in this boot, and not taken back, has not happened yet.
-    let last = past
-        .iter()
-        .rfind(|event| event.what != What::Seen && event.boot == boot)?;
+    let last = of_this_boot().find(|event| event.what != What::Seen)?;
     (last.what == What::Done && last.action >= step.action).then(|| {
         format!(
             "it was marked for {} at {} (run {}) and has not come back since",

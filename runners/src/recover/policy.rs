@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dhc_thresholds::{Action, Faults};
+use jiff::SignedDuration;
 use serde::Deserialize;
+
+use super::plan::Step;
 
 /// What `schema` says in a policy that this version reads.
 const SCHEMA: &str = "dhc.policy/1";
@@ -24,6 +27,8 @@ pub struct Policy {
     pub version: String,
     /// Whether anything is done at all.
     pub mode: Mode,
+    /// Who is told of it.
+    pub scheduler: Kind,
     pub(super) guards: Guards,
     pub(super) history: Memory,
     /// Actions that differ from those of the fault classes, by class or by `family.*`.
@@ -31,7 +36,20 @@ pub struct Policy {
     actions: BTreeMap<String, Action>,
     /// How each action is asked for on Slurm.
     #[serde(default)]
-    pub slurm: BTreeMap<Action, Marking>,
+    pub(super) slurm: BTreeMap<Action, Marking>,
+    /// How each action is asked for on Kubernetes.
+    #[serde(default)]
+    pub(super) kubernetes: Labels,
+}
+
+/// Whose nodes they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Slurm's.
+    Slurm,
+    /// Those of a Kubernetes cluster.
+    Kubernetes,
 }
 
 /// Whether anything is done.
@@ -50,6 +68,8 @@ pub enum Mode {
 pub(super) struct Guards {
     nodes_max: usize,
     share_max_percent: f64,
+    /// Nodes that were touched so long ago still count.
+    pub(super) window_minutes: u32,
 }
 
 /// What of the past counts.
@@ -66,17 +86,49 @@ pub(super) struct Memory {
 /// How a node is marked on Slurm.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Marking {
+pub(super) struct Marking {
     /// The state that the node gets: `drain` or `fail`.
-    pub state: MarkState,
+    pub(super) state: MarkState,
     /// The reason, with `{class}` and `{run}`.
-    pub reason: String,
+    pub(super) reason: String,
+}
+
+/// How a node is marked on Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Labels {
+    /// The value of the label `node-health-status` for each action.
+    #[serde(default)]
+    pub(super) status: BTreeMap<Action, String>,
+    /// The fault type of each family of fault classes: the condition's name, and the value of the label `fault-types`.
+    #[serde(default)]
+    fault_types: BTreeMap<String, String>,
+    /// Taints that say what a node is and not that somebody took it out of service. May end with `/*`.
+    #[serde(default)]
+    taints_allowed: Vec<String>,
+}
+
+impl Labels {
+    /// The fault type of a class.
+    pub(super) fn fault_type(&self, class: &str) -> Option<&str> {
+        nearest(&self.fault_types, class).map(String::as_str)
+    }
+
+    /// Whether a taint with this key may be on a node in service.
+    pub(super) fn allows_taint(&self, key: &str) -> bool {
+        self.taints_allowed
+            .iter()
+            .any(|allowed| match allowed.strip_suffix('*') {
+                Some(domain) => key.starts_with(domain),
+                None => key == allowed,
+            })
+    }
 }
 
 /// A state of a node that takes no new jobs and lets those that run go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MarkState {
+pub(super) enum MarkState {
     /// No new jobs.
     Drain,
     /// No new jobs, and running ones may give the node back.
@@ -177,21 +229,52 @@ impl Policy {
             ));
         }
         for class in policy.actions.keys() {
-            if !Faults::built_in()
-                .iter()
-                .any(|fault| fits(class, &fault.class))
-            {
+            if !names_a_fault(class) {
                 return Err(senseless(format!(
                     "`actions` names `{class}`, which is no fault class; `dhc explain CLASS` tells of one"
                 )));
             }
         }
-        for (action, marking) in &policy.slurm {
+        let marks = policy.slurm.keys().map(|action| ("slurm", action));
+        let labels = policy.kubernetes.status.keys();
+        for (whose, action) in marks.chain(labels.map(|action| ("kubernetes.status", action))) {
             if !acts(*action) {
                 return Err(senseless(format!(
-                    "`slurm.{action}` would mark a node for `{action}`; only reset, reboot and replace mark one"
+                    "`{whose}.{action}` would mark a node for `{action}`; only reset, reboot and replace mark one"
                 )));
             }
+        }
+        let labels = policy.kubernetes.status.values();
+        for value in labels.chain(policy.kubernetes.fault_types.values()) {
+            // Kubernetes' own rule for the value of a label, less the signs in between.
+            let plain = value.chars().all(|c| c.is_ascii_alphanumeric());
+            if value.is_empty() || !plain || value.len() > 63 {
+                return Err(senseless(format!(
+                    "`kubernetes` has `{value}` for a label; write 1 to 63 letters and digits"
+                )));
+            }
+        }
+        if let Some(class) = policy
+            .kubernetes
+            .fault_types
+            .keys()
+            .find(|class| !names_a_fault(class))
+        {
+            return Err(senseless(format!(
+                "`kubernetes.fault_types` names `{class}`, which is no fault class; `dhc explain CLASS` tells of one"
+            )));
+        }
+        if let Some(taint) = policy
+            .kubernetes
+            .taints_allowed
+            .iter()
+            .find(|taint| taint.trim_end_matches("/*").is_empty() || taint.as_str() == "*")
+        {
+            return Err(senseless(format!(
+                "`kubernetes.taints_allowed` has `{taint}`, which would allow every taint; name its domain"
+            )));
+        }
+        for (action, marking) in &policy.slurm {
             // Slurm's own limit is far above; a line break would end up in its logs as one.
             let plain = marking
                 .reason
@@ -208,12 +291,13 @@ impl Policy {
 
     /// What is done about a fault of this class.
     pub fn action(&self, class: &str) -> Action {
-        let own = self
-            .actions
-            .iter()
-            .filter(|(pattern, _)| fits(pattern, class))
-            .max_by_key(|(pattern, _)| (!pattern.ends_with(".*"), pattern.len()));
-        own.map_or_else(|| Faults::built_in().action(class), |(_, action)| *action)
+        let own = nearest(&self.actions, class);
+        own.map_or_else(|| Faults::built_in().action(class), |action| *action)
+    }
+
+    /// How long a node that was touched counts as one of those that are.
+    pub fn window(&self) -> SignedDuration {
+        SignedDuration::from_mins(self.guards.window_minutes.into())
     }
 
     /// How many of `nodes` may be touched.
@@ -232,6 +316,26 @@ impl Policy {
 /// Whether an action is one that touches a node.
 pub(super) fn acts(action: Action) -> bool {
     action >= Action::Reset
+}
+
+/// A text of the policy with the step's fault class and run in their places.
+pub(super) fn fill(text: &str, step: &Step) -> String {
+    text.replace("{class}", step.class())
+        .replace("{run}", step.run())
+}
+
+/// What holds for the pattern that says most of a class.
+fn nearest<'a, T>(patterns: &'a BTreeMap<String, T>, class: &str) -> Option<&'a T> {
+    patterns
+        .iter()
+        .filter(|(pattern, _)| fits(pattern, class))
+        .max_by_key(|(pattern, _)| (!pattern.ends_with(".*"), pattern.len()))
+        .map(|(_, found)| found)
+}
+
+fn names_a_fault(pattern: &str) -> bool {
+    let mut faults = Faults::built_in().iter();
+    faults.any(|fault| fits(pattern, &fault.class))
 }
 
 fn fits(pattern: &str, class: &str) -> bool {
@@ -260,6 +364,20 @@ mod tests {
             assert_eq!(policy.mode, Mode::Observe, "{name}");
             assert!(policy.version.starts_with(name), "{name}");
             assert_eq!(policy.slurm.len(), 3, "{name}");
+            assert_eq!(policy.kubernetes.status.len(), 3, "{name}");
+            let types = [
+                "gpu.lost",
+                "nvlink.link_down",
+                "neuron.missing",
+                "nic.missing",
+            ]
+            .map(|class| policy.kubernetes.fault_type(class));
+            let (gpu, neuron) = (Some("NvidiaGPUUnhealthy"), Some("NeuronUnhealthy"));
+            assert_eq!(
+                types,
+                [gpu, gpu, neuron, Some("NetworkUnhealthy")],
+                "{name}"
+            );
         }
     }
 
@@ -269,7 +387,29 @@ mod tests {
         assert_eq!(policy.slurm[&Action::Reboot].reason, "Action:Reboot");
         assert_eq!(policy.slurm[&Action::Replace].reason, "Action:Replace");
         assert_eq!(policy.action("nvlink.link_down"), Action::Replace);
+        assert_eq!(policy.action("nvlink.fabric"), Action::Investigate);
+        assert_eq!(
+            policy.action("gpu.memory.uncorrectable_now"),
+            Action::Replace
+        );
+        assert_eq!(
+            policy.kubernetes.status[&Action::Reboot],
+            "UnschedulablePendingReboot"
+        );
+        assert_eq!(
+            policy.kubernetes.status[&Action::Replace],
+            "UnschedulablePendingReplacement"
+        );
         assert_eq!(policy.action("gpu.missing"), Action::Reboot);
+    }
+
+    #[test]
+    fn a_taint_that_only_says_what_a_node_is_is_told_from_one_that_keeps_it_out() {
+        let labels = Policy::load(Path::new("default")).unwrap().kubernetes;
+        assert!(labels.allows_taint("nvidia.com/gpu"));
+        for key in ["nvidia.com/gpu-broken", "maintenance", ""] {
+            assert!(!labels.allows_taint(key), "{key}");
+        }
     }
 
     #[test]
@@ -309,6 +449,14 @@ mod tests {
             ("percent = 5", "percent = 500", "share_max_percent"),
             ("slurm.reset", "slurm.retry", "slurm.retry"),
             (":reset\"", "\\n\"", "slurm.reset.reason"),
+            ("scheduler = \"slurm\"", "scheduler = \"pbs\"", "kubernetes"),
+            (
+                "reset = \"Unsch",
+                "retry = \"Unsch",
+                "kubernetes.status.retry",
+            ),
+            ("\"NeuronUnhealthy\"", "\"no label\"", "no label"),
+            ("\"nvidia.com/gpu\"", "\"*\"", "every taint"),
         ] {
             let error = default_with(old, new).unwrap_err().to_string();
             assert!(error.contains(word), "{new}: {error}");

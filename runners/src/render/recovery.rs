@@ -4,7 +4,7 @@ use comfy_table::Cell;
 use dhc_thresholds::Action;
 
 use super::{Paper, status_cell, table};
-use crate::recover::{Done, Event, Plan};
+use crate::recover::{Attempts, Done, Event, Plan};
 
 /// What would be done to which node.
 pub fn plan(plan: &Plan, paper: Paper) -> String {
@@ -56,10 +56,52 @@ pub fn plan(plan: &Plan, paper: Paper) -> String {
 pub fn done(all: &[Done]) -> String {
     all.iter()
         .map(|done| {
-            let word = if done.done { "done" } else { "NOT DONE" };
+            let word = if done.outcome.is_done() {
+                "done"
+            } else {
+                "NOT DONE"
+            };
             format!("{}: {} {word}: {}\n", done.node, done.action, done.what)
         })
         .collect()
+}
+
+/// A machine, the name that it had last, how often it was marked, and what for lately.
+pub type Offender = (String, String, usize, Attempts);
+
+/// The machines that were marked most often.
+pub fn offenders(offenders: &[Offender], paper: Paper) -> String {
+    if offenders.is_empty() {
+        return "nothing was done to any machine yet\n".to_owned();
+    }
+    let mut table = table(paper);
+    table.set_header([
+        "marked",
+        "machine",
+        "node",
+        "reboots 2 h",
+        "reboots 24 h",
+        "replaced 24 h",
+    ]);
+    for (machine, node, times, attempts) in offenders {
+        table.add_row([
+            times.to_string(),
+            machine.clone(),
+            node.clone(),
+            attempts.reboots_2h.to_string(),
+            attempts.reboots_24h.to_string(),
+            attempts.replacements_24h.to_string(),
+        ]);
+    }
+    format!("{table}\n")
+}
+
+/// The same for programs.
+pub fn offenders_json(offenders: &[Offender]) -> String {
+    let all = offenders.iter().map(|(machine, node, times, attempts)| {
+        serde_json::json!({"machine": machine, "node": node, "marked": times, "attempts": attempts})
+    });
+    format!("{:#}\n", serde_json::Value::from_iter(all))
 }
 
 /// What was seen on a node and done to it.

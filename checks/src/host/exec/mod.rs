@@ -8,6 +8,7 @@ mod capture;
 mod report_file;
 
 use std::collections::BTreeMap;
+use std::io::{Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use dhc_thresholds::Evidence;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Signal, kill_process, kill_process_group};
 
 use super::processes::{self, pid};
@@ -50,6 +52,7 @@ pub struct Command {
     deadline: Duration,
     grace: Duration,
     report_flag: Option<String>,
+    input: Vec<u8>,
 }
 
 impl Command {
@@ -62,6 +65,7 @@ impl Command {
             deadline,
             grace: GRACE,
             report_flag: None,
+            input: Vec::new(),
         }
     }
 
@@ -98,6 +102,12 @@ impl Command {
     /// With this option and a file for the tool to write, which becomes [`Output::report`].
     pub fn report_to(mut self, flag: impl Into<String>) -> Self {
         self.report_flag = Some(flag.into());
+        self
+    }
+
+    /// With this on its standard input, which is empty otherwise.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = bytes.into();
         self
     }
 
@@ -408,7 +418,7 @@ impl Host {
             .envs([("LANG", "C"), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/")])
             .envs(&self.environment)
             .envs(&command.environment)
-            .stdin(Stdio::null())
+            .stdin(standard_input(&command.input)?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
@@ -425,6 +435,17 @@ impl Host {
         }
         processes::spawn(&mut process)
     }
+}
+
+/// What the tool reads: a file in memory, so that nobody has to feed a pipe, and nothing is left on a disk.
+fn standard_input(bytes: &[u8]) -> std::io::Result<Stdio> {
+    if bytes.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = std::fs::File::from(memfd_create("dhc-input", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// Whether anybody but root and us may write to the program, or put another one in its place.
