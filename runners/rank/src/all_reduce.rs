@@ -11,7 +11,15 @@ use crate::voice::Voice;
 
 /// Iterations of a size: enough for percentiles, and no more than their worth.
 const ITERATIONS_MIN: u64 = 5;
+
+/// Iterations of a size of which one alone takes longer than all should: their mean says how slow it is, and whoever looks
+/// for the reason waits for every one of them.
+const ITERATIONS_SLOW: u64 = 2;
 const ITERATIONS_MAX: u64 = 1_000;
+
+/// So many sizes within this factor of one another are a plateau: those that its median is taken of.
+const LEVEL_SIZES: usize = 3;
+const LEVEL: f64 = 1.1;
 
 /// Iterations before those that count.
 const WARM_UP: usize = 2;
@@ -51,6 +59,7 @@ pub(crate) fn sweep(
     voice.reach(Phase::Collective);
     let begun = Instant::now();
     let mut bytes = sweep.bytes_min.max(4);
+    let mut rates = Vec::new();
     while bytes <= sweep.bytes_max {
         let elements = usize::try_from(bytes / 4).unwrap_or(usize::MAX);
         let mut run = Size::new(world, all_reduce, elements, voice)?;
@@ -61,11 +70,10 @@ pub(crate) fn sweep(
         let warm_us = second.elapsed().as_secs_f64() * 1e6;
         // Rank 0 decides for all, since each has seen another time.
         let late = begun.elapsed().as_millis() as u64 >= sweep.sweep_ms;
-        let mut iterations = if late {
-            0
-        } else {
-            iterations(sweep.size_ms, warm_us)
-        };
+        let mut iterations = iterations(sweep.size_ms, warm_us);
+        if late || iterations <= ITERATIONS_MIN && is_level(&rates) {
+            iterations = 0;
+        }
         world.process_at_rank(0).broadcast_into(&mut iterations);
         if iterations == 0 {
             return Ok(());
@@ -73,14 +81,28 @@ pub(crate) fn sweep(
         for iteration in 0..iterations {
             run.iterate(iteration % VERIFY_EVERY == 0 || iteration + 1 == iterations)?;
         }
-        run.tell();
+        rates.push(bytes as f64 / run.tell());
         bytes *= 2;
     }
     Ok(())
 }
 
+/// Whether the last sizes were all equally fast, so that the plateau is reached. Larger ones, of which but a few iterations
+/// fit, would tell nothing new, and take longest on the slowest links.
+fn is_level(rates: &[f64]) -> bool {
+    let Some(last) = rates.last_chunk::<LEVEL_SIZES>() else {
+        return false;
+    };
+    let least = last.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = last.iter().copied().fold(0.0, f64::max);
+    most <= least * LEVEL
+}
+
 fn iterations(size_ms: u64, warm_us: f64) -> u64 {
     let fitting = size_ms as f64 * 1e3 / warm_us.max(0.1);
+    if fitting < 1.0 {
+        return ITERATIONS_SLOW;
+    }
     (fitting as u64).clamp(ITERATIONS_MIN, ITERATIONS_MAX)
 }
 
@@ -148,8 +170,8 @@ impl<'a> Size<'a> {
     }
 
     /// Gathers what every rank saw, and lets rank 0 tell it. The times of the warm-up do not count, though what it got
-    /// wrong does.
-    fn tell(mut self) {
+    /// wrong does. Returns the mean on this rank, in microseconds.
+    fn tell(mut self) -> f64 {
         let times = &mut self.times_us[WARM_UP..];
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
@@ -159,12 +181,13 @@ impl<'a> Size<'a> {
         let root = self.world.process_at_rank(0);
         if self.world.rank() != 0 {
             root.gather_into(&mine[..]);
-            return;
+            return mean;
         }
         let mut all = vec![0.0; TOLD * self.world.size() as usize];
         root.gather_into_root(&mine[..], &mut all[..]);
         let line = summary(&all, iterations, self.verified, self.bytes);
         self.voice.say(&RankLine::Size(line));
+        mean
     }
 }
 
