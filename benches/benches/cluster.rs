@@ -60,6 +60,9 @@ fn put_together(criterion: &mut Criterion) {
         down: Vec::new(),
         launch: Launch::Srun { job: 1 },
         worker: "/usr/bin/dhc-rank".into(),
+        cards: Vec::new(),
+        topology: None,
+        topology_from: String::new(),
     };
     let (calls, findings) = (roll_calls(&names), [("mpi-allreduce", finding())]);
     let chosen = tables::built_in_table("generic").expect("the generic table is built in");

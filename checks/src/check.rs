@@ -125,6 +125,11 @@ pub trait ClusterCheck: Sync {
         None
     }
 
+    /// Whether a group can be confined to some of the network cards of its nodes ([`Group::cards`]).
+    fn can_choose_cards(&self) -> bool {
+        false
+    }
+
     /// Measures one collective over `group`. Called on the whole cluster and on parts of it, several at once on
     /// different nodes: assume no size and keep no state.
     ///

@@ -270,6 +270,14 @@ pub struct ClusterArgs {
     /// The program dhc on every node, for `--level all`; where it is here if left out.
     #[arg(long, value_name = "FILE")]
     pub node_dhc: Option<PathBuf>,
+    /// The network cards of every node, one for each rail, with commas between them (`eth0,eth1` or `mlx5_0,mlx5_1`): a
+    /// slow node is then tried on each of them, and a rail that is slow for all is told from slow nodes.
+    #[arg(long, value_name = "CARDS", value_delimiter = ',')]
+    pub rails: Vec<String>,
+    /// Which leaf switch each node hangs on, as in Slurm's topology.conf (`SwitchName=NAME Nodes=LIST`); Slurm itself is
+    /// asked if left out.
+    #[arg(long, value_name = "FILE")]
+    pub topology: Option<PathBuf>,
     /// How many groups may be measured side by side.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub groups: usize,

@@ -15,7 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhc_fixtures::GpuLibraries;
-use dhc_thresholds::{Action, GroupReport, NodeReport, Report, SearchReport, Status};
+use dhc_thresholds::{
+    Action, FaultReport, GroupReport, LocatedReport, NodeReport, Report, SearchReport, Status,
+};
 
 const HOSTS: usize = 8;
 
@@ -52,14 +54,21 @@ static ONE: Mutex<()> = Mutex::new(());
 
 struct Cluster {
     folder: tempfile::TempDir,
+    leaves: usize,
     _one: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
     fn up() -> Cluster {
+        Cluster::up_under(0)
+    }
+
+    /// A cluster whose hosts hang on so many leaf switches; none stands for one switch that Slurm knows nothing of.
+    fn up_under(leaves: usize) -> Cluster {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Cluster {
             folder: tempfile::tempdir().unwrap(),
+            leaves,
             _one: one,
         };
         std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
@@ -98,6 +107,7 @@ impl Cluster {
         }
         command
             .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
+            .arg(format!("CLUSTER_LEAVES={}", self.leaves))
             // Slurm's own default. With less, it takes the first host of a step out of service because that host waits for
             // news of one that is cut off.
             .arg("CLUSTER_SLURM=UnkillableStepTimeout=60")
@@ -259,6 +269,15 @@ impl Outcome {
         &self.report.cluster.as_ref().unwrap().searches[0]
     }
 
+    /// What was located, which is one thing of this class.
+    #[track_caller]
+    fn only_located(&self, class: &str) -> &LocatedReport {
+        match self.search().located.as_slice() {
+            [located] if located.class == class => located,
+            _ => panic!("located is not one {class}: {}", self.story()),
+        }
+    }
+
     fn groups(&self) -> impl Iterator<Item = &GroupReport> {
         self.search().waves.iter().flat_map(|wave| &wave.groups)
     }
@@ -332,12 +351,89 @@ fn a_slowed_host_is_named_and_the_rest_is_shown_to_be_fast_without_it() {
         .last()
         .unwrap();
     assert_eq!(closing.outcome, "passed", "{}", outcome.story());
+    // By itself it is as fast as the others, so the cause is between it and the network.
+    let located = outcome.only_located("node");
+    let alone = located.tests.iter().find(|test| test.purpose == "alone");
+    let alone = alone.unwrap_or_else(|| panic!("{}", outcome.story()));
+    assert!(
+        alone.passed >= 2 && alone.failed == 0,
+        "{}",
+        outcome.story()
+    );
     assert!(!closing.nodes.contains(&"h3".to_owned()));
     assert!(
         outcome.nodes(Status::Pass).len() >= 6,
         "{}",
         outcome.story()
     );
+    cluster.assert_clean();
+}
+
+/// What a link passes that is slow even as one of two.
+const VERY_SLOW: &str = "20mbit";
+
+#[test]
+fn a_slowed_card_of_one_host_is_named_with_its_host() {
+    let cluster = Cluster::up();
+    cluster.tool(&["slow", "h3", VERY_SLOW, "eth1"]);
+    let outcome = cluster.run(&["--rails", "eth0,eth1"]);
+    outcome.assert_only(&["h3"], "cluster.nic.slow", Action::Reboot);
+    let card = |fault: &FaultReport| fault.finding.subject.name == "eth1";
+    assert!(
+        outcome.node("h3").faults.iter().any(card),
+        "{}",
+        outcome.story()
+    );
+    let located = outcome.only_located("nic");
+    assert_eq!(
+        (located.nodes.as_slice(), located.rails.as_slice()),
+        (["h3".to_owned()].as_slice(), ["eth1".to_owned()].as_slice())
+    );
+    let on = |rail: &str| {
+        let tests = located.tests.iter();
+        tests
+            .clone()
+            .find(|test| test.rail.as_deref() == Some(rail))
+            .unwrap()
+    };
+    assert!(
+        on("eth1").failed >= 3 && on("eth1").passed == 0,
+        "{located:?}"
+    );
+    assert!(
+        on("eth0").failed == 0 && on("eth0").passed >= 1,
+        "{located:?}"
+    );
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_rail_that_is_slow_for_all_accuses_no_host() {
+    let cluster = Cluster::up();
+    for host in 1..=HOSTS {
+        cluster.tool(&["slow", &format!("h{host}"), VERY_SLOW, "eth1"]);
+    }
+    let outcome = cluster.run(&["--rails", "eth0,eth1"]);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(outcome.search().conclusion, "rails", "{}", outcome.story());
+    let located = outcome.only_located("rail");
+    assert_eq!(located.rails, ["eth1"], "{located:?}");
+    assert_eq!(located.nodes, NOBODY, "{located:?}");
+    assert_eq!(outcome.exit, 2, "{}", outcome.story());
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_slow_uplink_of_a_leaf_accuses_no_host() {
+    let cluster = Cluster::up_under(4);
+    cluster.tool(&["slow-leaf", "leaf2", VERY_SLOW]);
+    let outcome = cluster.run(&[]);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(outcome.search().conclusion, "leaves", "{}", outcome.story());
+    let located = outcome.only_located("leaf");
+    assert_eq!(located.leaves, ["leaf2"], "{located:?}");
+    assert_eq!(located.nodes, ["h3", "h4"], "who is under it: {located:?}");
+    assert_eq!(outcome.exit, 2, "{}", outcome.story());
     cluster.assert_clean();
 }
 

@@ -15,6 +15,12 @@ pub struct ClusterReport {
     /// The allocation of Slurm, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<u32>,
+    /// The network cards that rails were tried by, the first of each node on the first rail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rails: Vec<String>,
+    /// What is known of the leaf switches, and where that comes from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub topology: String,
     /// The collective over all nodes that nothing is held against: the first over everybody, or the last over those who are
     /// left.
     pub checks: Vec<CheckReport>,
@@ -45,15 +51,59 @@ impl ClusterReport {
 pub struct SearchReport {
     /// The check whose groups these are.
     pub check: String,
-    /// What holds for the whole: `all_good`, `nodes`, `paths`, `all_alike`, `not_located` or `not_known`.
+    /// What holds for the whole: `all_good`, `nodes`, `paths`, `leaves`, `rails`, `all_alike`, `not_located` or
+    /// `not_known`.
     pub conclusion: String,
     /// The conclusion in one sentence, with the figures it rests on.
     pub sentence: String,
     /// Pairs of good nodes that are slow with one another alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<(String, String)>,
+    /// What was located, and by which groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub located: Vec<LocatedReport>,
     /// The waves, in order.
     pub waves: Vec<WaveReport>,
+}
+
+/// A fault, where it is, and the groups that show it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LocatedReport {
+    /// What is at fault: `node`, `nic`, `corruption`, `path`, `rail`, `leaf` or `config_or_fabric`.
+    pub class: String,
+    /// The fault class, for `dhc explain`.
+    pub fault: String,
+    /// The nodes concerned: accused for `node`, `nic` and `corruption`, and for no other class.
+    pub nodes: Vec<String>,
+    /// The network cards or rails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rails: Vec<String>,
+    /// The leaf switches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<String>,
+    /// How probable it is, from 0 to 1, where groups were repeated often enough to say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
+    /// What is at fault and why, in one sentence.
+    pub sentence: String,
+    /// The groups that show it.
+    pub tests: Vec<TestReport>,
+}
+
+/// Groups of one kind, taken together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestReport {
+    /// Why they were measured, as in [`GroupReport::purpose`].
+    pub purpose: String,
+    /// The rail that they were confined to, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rail: Option<String>,
+    /// The other nodes of the groups; where they are many, the first of them.
+    pub with: Vec<String>,
+    /// How many passed.
+    pub passed: u32,
+    /// How many did not.
+    pub failed: u32,
 }
 
 /// Groups that were measured side by side.
@@ -74,8 +124,11 @@ pub struct WaveReport {
 pub struct GroupReport {
     /// Its nodes.
     pub nodes: Vec<String>,
-    /// Why it was measured: `whole`, `part`, `suspect`, `closing` or `path`.
+    /// Why it was measured: `whole`, `part`, `suspect`, `closing`, `path`, `leaf`, `alone`, `rail` or `majority`.
     pub purpose: String,
+    /// The rail that it was confined to, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rail: Option<String>,
     /// What it turned out to be: `passed`, `failed`, `corrupted`, `named` or `unknown`.
     pub outcome: String,
     /// The nodes that did not let it come to its end, as far as they could be seen.

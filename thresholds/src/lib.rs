@@ -18,7 +18,9 @@ mod statistics;
 mod table;
 mod unit;
 
-pub use cluster::{ClusterReport, GroupReport, SearchReport, WaveReport};
+pub use cluster::{
+    ClusterReport, GroupReport, LocatedReport, SearchReport, TestReport, WaveReport,
+};
 pub use diff::{Change, ChangeKind, diff};
 pub use fault::{Action, Fault, Faults};
 pub use fleet::{ComparisonReport, FleetReport, WidespreadReport, compare};

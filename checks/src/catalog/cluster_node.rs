@@ -43,6 +43,15 @@ pub static FAILED_GROUPS: Metric = Metric {
     fault: "cluster.node.slow",
 };
 
+/// A network card of a node that was tried rail by rail.
+pub static NIC_STATE: Metric = Metric {
+    name: "cluster.nic.state",
+    unit: Unit::State,
+    about: "what groups confined to this network card of the node show: good, slow or corrupting",
+    role: Role::Judged,
+    fault: "cluster.nic.slow",
+};
+
 /// What is known of the check that is no run of its own.
 pub static SPEC: Spec = Spec {
     name: "cluster-node",
@@ -51,8 +60,10 @@ pub static SPEC: Spec = Spec {
               until the node to blame is known, or until it is known that no single node is. A node is called slow \
               only after at least three failed groups with two or more different partners that worked with others, and \
               the whole without it is measured once more. A node that fell silent or died once and then worked is \
-              `interrupted`: a warning. Nobody is accused where everything is slow alike.",
-    metrics: &[&STATE, &PROBABILITY, &GROUPS, &FAILED_GROUPS],
+              `interrupted`: a warning. Nobody is accused where everything is slow alike. A node that is accused is \
+              measured by itself as well, and, where --rails names the network cards, with good nodes on each of them: \
+              slow by itself is a fault inside of it, slow on one card alone is that card.",
+    metrics: &[&STATE, &PROBABILITY, &GROUPS, &FAILED_GROUPS, &NIC_STATE],
     needs: None,
     tags: &["cluster"],
     company: Company::Alone,

@@ -121,6 +121,10 @@ impl ClusterCheck for MpiAllReduce {
         Some(METRICS.wrong.name)
     }
 
+    fn can_choose_cards(&self) -> bool {
+        true
+    }
+
     fn measure(
         &self,
         task: &Task,
@@ -131,6 +135,12 @@ impl ClusterCheck for MpiAllReduce {
         let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
         record.progress(format!("{} nodes", group.nodes.len()))?;
         let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
+        // One rank of one node would have nobody to talk to.
+        let ranks = if group.nodes.len() == 1 {
+            ranks.max(2)
+        } else {
+            ranks
+        };
         let launched = group.launch(&task.host, Work::AllReduce(sweep), ranks, task.deadline)?;
         task.confine(record)?;
         all_reduce::tell(group, &launched, &METRICS, record)?;

@@ -145,6 +145,10 @@ impl ClusterCheck for NcclAllReduce {
         Some(METRICS.wrong.name)
     }
 
+    fn can_choose_cards(&self) -> bool {
+        true
+    }
+
     fn measure(
         &self,
         task: &Task,

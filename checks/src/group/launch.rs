@@ -108,7 +108,9 @@ impl Launch {
                     Failure::IsTold => vec!["--wait=0", "--mpi=none"],
                 })
                 // Slurm counts in whole minutes; this is the net below our own deadline, never the deadline.
-                .arg(format!("--time={}", deadline.as_secs() / 60 + 2)),
+                .arg(format!("--time={}", deadline.as_secs() / 60 + 2))
+                // The allocation may have no more CPUs of a node than one for each rank of a group of many.
+                .args((nodes.len() == 1 && ranks > 1).then_some("--overcommit")),
             Launch::Mpirun => Command::new("mpirun", deadline)
                 .args([
                     "--host",
@@ -130,6 +132,14 @@ impl Launch {
             command.args(unbound.iter().copied()),
             |command, (name, value)| command.env(*name, *value),
         )
+    }
+
+    /// Lets the ranks have this variable of the launcher. Slurm hands on all, and Open MPI those of its own.
+    pub(super) fn pass_on(&self, command: Command, variable: &str) -> Command {
+        match self {
+            Launch::Mpirun if !variable.starts_with("OMPI_MCA_") => command.args(["-x", variable]),
+            Launch::Srun { .. } | Launch::Mpirun | Launch::Local => command,
+        }
     }
 
     /// The command that kills what is left of a step, where the launcher has such a thing.

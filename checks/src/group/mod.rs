@@ -6,6 +6,7 @@
 
 mod documents;
 mod launch;
+mod rails;
 mod roster;
 
 use std::path::PathBuf;
@@ -14,13 +15,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{CheckError, chain};
-use crate::host::{Ended, ExecError, Host, Output};
+use crate::host::{Command, Ended, ExecError, Host, Output};
 use crate::rank::{RankTask, Work};
 
 use documents::Documents;
 pub use documents::{Audience, BEAT, NodeLine};
 use launch::{Failure, Processors};
 pub use launch::{Launch, STEP_NAME, StepId};
+pub use rails::{Card, NoCard};
 pub use roster::{NodeState, Roster};
 
 /// Nodes to measure together, and the way to start ranks on them. It travels as JSON to the process that measures.
@@ -34,6 +36,9 @@ pub struct Group {
     pub worker: PathBuf,
     /// Whether a quick look is wanted instead of the whole sweep of message sizes.
     pub quick: bool,
+    /// The network cards that it is confined to; none leaves the choice to the communication library.
+    #[serde(default)]
+    pub cards: Vec<Card>,
 }
 
 /// What a launch left.
@@ -84,9 +89,7 @@ impl Group {
         };
         let mut args = vec![self.worker.display().to_string()];
         args.push(serde_json::to_string(&task).expect("a task has no keys but words"));
-        let command =
-            self.launch
-                .command(&self.nodes, ranks_per_node, failure, processors, deadline);
+        let command = self.command(ranks_per_node, failure, processors, deadline);
         let command = command.args(args).grace(GRACE);
         let output = host
             .exec_heard(&command, &mut roster)
@@ -111,10 +114,7 @@ impl Group {
         ranks_per_node: u32,
         deadline: Duration,
     ) -> Result<Output, CheckError> {
-        let (failure, processors) = (Failure::EndsAll, Processors::All);
-        let command =
-            self.launch
-                .command(&self.nodes, ranks_per_node, failure, processors, deadline);
+        let command = self.command(ranks_per_node, Failure::EndsAll, Processors::All, deadline);
         let command = command.args(tool.iter().cloned()).grace(GRACE);
         host.exec(&command)
             .map_err(|error| CheckError::Unavailable(chain(&error)))
@@ -153,6 +153,24 @@ impl Group {
             drop(host.exec(&clean_up).map_err(unavailable)?);
         }
         Ok(())
+    }
+
+    /// The launcher's command with the cards that it is confined to; the worker and its arguments follow.
+    fn command(
+        &self,
+        ranks_per_node: u32,
+        failure: Failure,
+        processors: Processors,
+        deadline: Duration,
+    ) -> Command {
+        let command =
+            self.launch
+                .command(&self.nodes, ranks_per_node, failure, processors, deadline);
+        rails::environment(&self.cards)
+            .into_iter()
+            .fold(command, |command, (name, value)| {
+                self.launch.pass_on(command, name).env(name, value)
+            })
     }
 
     /// How often ranks give a sign of life: every second, more seldom where thousands would drown the launcher.

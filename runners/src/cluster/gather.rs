@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dhc_checks::check::chain;
-use dhc_checks::group::Launch;
+use dhc_checks::group::{Card, Launch, NoCard};
 use dhc_checks::host::{Host, valid_host_name};
 use dhc_thresholds::{Hardware, Table};
 
 use super::Cluster;
 use super::reservation::Reservation;
 use super::slurm::{self, Job, SlurmError, Wanted};
+use super::topology::{Topology, TopologyError};
 use crate::cli::{ClusterArgs, Launcher};
 
 /// How long an allocation lasts if nobody gives it back.
@@ -36,6 +37,28 @@ pub enum GatherError {
         "`{0}` cannot be the name of a host; write names such as node-1, with commas between them"
     )]
     Name(String),
+    /// A network card is none.
+    #[error("--rails: {0}")]
+    Card(#[from] NoCard),
+    /// A card is named twice.
+    #[error("--rails names `{0}` twice; a rail is one card of every node")]
+    CardTwice(String),
+    /// The file with the topology cannot be read.
+    #[error("--topology `{}` cannot be read: {error}", path.display())]
+    NoTopology {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file with the topology is none.
+    #[error("--topology `{}`: {error}", path.display())]
+    Topology {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: TopologyError,
+    },
     /// `srun` outside of an allocation without nodes to ask for.
     #[error(
         "say which nodes to ask Slurm for: --nodes N, --nodelist LIST or --partition NAME; or run inside an allocation"
@@ -137,6 +160,9 @@ pub fn gather(
     run: &str,
 ) -> Result<Nodes, GatherError> {
     let worker = worker(args)?;
+    let cards = cards(args)?;
+    // What the user said wrongly is told before nodes are asked for.
+    let from_file = topology_of_file(args)?;
     let inside = environment
         .get("SLURM_JOB_ID")
         .and_then(|job| job.parse().ok())
@@ -152,6 +178,12 @@ pub fn gather(
             down: Vec::new(),
             launch,
             worker: worker.clone(),
+            cards: cards.clone(),
+            topology: from_file.clone(),
+            topology_from: match &args.topology {
+                Some(path) => format!("from {}", path.display()),
+                None => "not known: neither --topology nor Slurm tells".to_owned(),
+            },
         },
         reservation: None,
         job: None,
@@ -182,6 +214,15 @@ pub fn gather(
             let slurm::Nodes { up, down } = slurm::nodes(host, job)?;
             taken.cluster.nodes = up;
             taken.cluster.down = down;
+            if args.topology.is_none() {
+                match slurm::topology(host) {
+                    Ok(topology) => {
+                        taken.cluster.topology = Some(topology);
+                        taken.cluster.topology_from = "from scontrol show topology".to_owned();
+                    }
+                    Err(why) => taken.cluster.topology_from = format!("not known: {why}"),
+                }
+            }
             if args.reserve {
                 let reservation = Reservation::around(host, run, job, args.reservation_lease);
                 taken.reservation = Some(reservation.map_err(GatherError::NotReserved)?);
@@ -202,6 +243,37 @@ fn wanted(args: &ClusterArgs) -> Wanted {
         time: ALLOCATION,
         patience: args.wait_for_nodes,
     }
+}
+
+fn cards(args: &ClusterArgs) -> Result<Vec<Card>, GatherError> {
+    let mut cards: Vec<Card> = Vec::new();
+    for name in &args.rails {
+        let card: Card = name.trim().parse()?;
+        if cards.iter().any(|known| known.name() == card.name()) {
+            return Err(GatherError::CardTwice(card.name().to_owned()));
+        }
+        cards.push(card);
+    }
+    Ok(cards)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the user's own file, named on the command line, is not the host's"
+)]
+fn topology_of_file(args: &ClusterArgs) -> Result<Option<Topology>, GatherError> {
+    let Some(path) = &args.topology else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| GatherError::NoTopology {
+        path: path.clone(),
+        error,
+    })?;
+    let topology = Topology::parse(&text).map_err(|error| GatherError::Topology {
+        path: path.clone(),
+        error,
+    })?;
+    Ok(Some(topology))
 }
 
 fn worker(args: &ClusterArgs) -> Result<PathBuf, GatherError> {

@@ -218,6 +218,7 @@ impl Level<'_> {
             launch: self.orders.cluster.launch.clone(),
             worker: orders.program.clone(),
             quick: false,
+            cards: Vec::new(),
         };
         self.watcher
             .now(&mut names(&group.nodes), NodeNow::Measuring);

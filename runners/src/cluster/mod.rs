@@ -6,9 +6,11 @@
 
 mod gather;
 mod instance;
+mod located;
 mod outcome;
 pub mod reservation;
 pub mod slurm;
+pub mod topology;
 pub mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,19 +21,22 @@ use std::time::{Duration, Instant};
 
 use dhc_checks::catalog::{CHECKS, roll_call};
 use dhc_checks::check::{Check, ClusterCheck, Task};
-use dhc_checks::group::{self, Launch};
+use dhc_checks::group::{self, Card, Launch};
 use dhc_checks::host::Host;
 use dhc_thresholds::{
     CheckReport, ClusterReport, JudgedBy, NodeReport, Record, SearchReport, WaveReport,
 };
 use outcome::Peers;
+use topology::Topology;
 use verdicts::{Answers, Known, group_report, sentence};
 
 pub use gather::{GatherError, Nodes, gather};
 pub use instance::{InstanceOrders, NodeLevel};
 
 use crate::journal::Journal;
-use crate::localise::{Finding, Group, Outcome, Purpose, Search, Settings, Step, Verdict};
+use crate::localise::{
+    Finding, Group, Layout, Outcome, Purpose, Rails, Search, Settings, Step, Verdict,
+};
 use crate::plan::{self, Selection};
 use crate::run::{NodeNow, Watcher};
 use crate::supervise;
@@ -54,6 +59,37 @@ pub struct Cluster {
     pub launch: Launch,
     /// The worker program, on every node.
     pub worker: PathBuf,
+    /// The network cards of every node, in the order of the rails; none if they were not named.
+    pub cards: Vec<Card>,
+    /// The leaf switches, if they are known.
+    pub topology: Option<Topology>,
+    /// Where the topology comes from, or why there is none.
+    pub topology_from: String,
+}
+
+impl Cluster {
+    /// The names of the network cards, in the order of the rails.
+    fn card_names(&self) -> Vec<String> {
+        self.cards
+            .iter()
+            .map(|card| card.name().to_owned())
+            .collect()
+    }
+
+    /// What a search over these nodes by this check may make use of.
+    fn layout(&self, check: &dyn ClusterCheck, nodes: &[String]) -> Layout {
+        Layout {
+            leaves: self
+                .topology
+                .as_ref()
+                .and_then(|topology| topology.of(nodes)),
+            rails: if check.can_choose_cards() {
+                self.cards.len()
+            } else {
+                0
+            },
+        }
+    }
 }
 
 /// What a run of the cluster level needs to know.
@@ -149,6 +185,8 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
             Launch::Srun { job } => Some(job),
             Launch::Mpirun | Launch::Local => None,
         },
+        rails: orders.cluster.card_names(),
+        topology: orders.cluster.topology_from.clone(),
         checks,
         searches,
     };
@@ -159,6 +197,13 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         judged_by: level.chosen.judged_by,
         journal_broken: journal.expect("no holder of this lock panics").1,
     }
+}
+
+/// What one launch is to measure.
+struct Wanted {
+    nodes: Vec<String>,
+    quick: bool,
+    cards: Vec<Card>,
 }
 
 /// The run under way.
@@ -199,7 +244,12 @@ impl Level<'_> {
             };
             let called = side_by_side(groups, |nodes| {
                 let what = what(&nodes);
-                self.measure(check, nodes, false, &what)
+                let wanted = Wanted {
+                    nodes,
+                    quick: false,
+                    cards: Vec::new(),
+                };
+                self.measure(check, &wanted, &what)
             });
             called.iter().for_each(|record| answers.add(record));
             records.extend(called);
@@ -255,8 +305,9 @@ impl Level<'_> {
         names: &[String],
         local: bool,
     ) -> (Finding, SearchReport, Option<Record>) {
-        let mut search = Search::new(names.len(), self.orders.settings.clone());
-        let mut peers = Peers::default();
+        let layout = self.orders.cluster.layout(check, names);
+        let mut peers = Peers::over(layout.rails);
+        let mut search = Search::new(names.len(), self.orders.settings.clone()).within(layout);
         let mut waves: Vec<WaveReport> = Vec::new();
         let mut whole = None;
         let mut step = if local && names.len() == 1 {
@@ -264,6 +315,7 @@ impl Level<'_> {
             Step::Wave(vec![Group {
                 nodes: vec![0],
                 purpose: Purpose::Whole,
+                rails: Rails::All,
             }])
         } else {
             search.step()
@@ -286,7 +338,9 @@ impl Level<'_> {
                 groups: wave
                     .iter()
                     .zip(&judged)
-                    .map(|((group, _), judged)| group_report(group, judged, names))
+                    .map(|((group, _), judged)| {
+                        group_report(group, judged, names, &self.orders.cluster.cards)
+                    })
                     .collect(),
             };
             self.show_wave(check, &report, waves.len());
@@ -311,8 +365,9 @@ impl Level<'_> {
             paths: finding
                 .paths
                 .iter()
-                .map(|(one, other)| (names[*one].clone(), names[*other].clone()))
+                .map(|path| (names[path.nodes.0].clone(), names[path.nodes.1].clone()))
                 .collect(),
+            located: located::located(&finding, &waves, names, self.orders.cluster),
             waves,
         };
         (finding, report, whole)
@@ -376,8 +431,16 @@ impl Level<'_> {
                 nodes.len()
             );
             let quick = !matches!(group.purpose, Purpose::Whole) && number > 0;
-            let record = self.measure_again(check, &nodes, quick, &what);
-            let mut members = nodes.iter().map(String::as_str);
+            let wanted = Wanted {
+                nodes,
+                quick,
+                cards: match group.rails {
+                    Rails::All => self.orders.cluster.cards.clone(),
+                    Rails::Only(rail) => vec![self.orders.cluster.cards[rail].clone()],
+                },
+            };
+            let record = self.measure_again(check, &wanted, &what);
+            let mut members = wanted.nodes.iter().map(String::as_str);
             self.watcher.now(&mut members, NodeNow::Waiting);
             (group.clone(), record)
         };
@@ -389,17 +452,16 @@ impl Level<'_> {
     fn measure_again(
         &self,
         check: &'static dyn ClusterCheck,
-        nodes: &[String],
-        quick: bool,
+        wanted: &Wanted,
         what: &str,
     ) -> Record {
-        let mut record = self.measure(check, nodes.to_vec(), quick, what);
+        let mut record = self.measure(check, wanted, what);
         for _ in 1..ATTEMPTS {
             if !outcome::is_unknown(check, &record) || self.is_over() {
                 break;
             }
             let before = record;
-            record = self.measure(check, nodes.to_vec(), quick, what);
+            record = self.measure(check, wanted, what);
             record.notes.push(format!(
                 "measured again, since the launch before came to nothing: {}",
                 outcome::error(&before).unwrap_or_default()
@@ -408,17 +470,11 @@ impl Level<'_> {
         record
     }
 
-    fn measure(
-        &self,
-        check: &'static dyn ClusterCheck,
-        nodes: Vec<String>,
-        quick: bool,
-        what: &str,
-    ) -> Record {
+    fn measure(&self, check: &'static dyn ClusterCheck, wanted: &Wanted, what: &str) -> Record {
         let orders = self.orders;
         let name = check.spec().name;
         let options = orders.options.get(name).cloned().unwrap_or_default();
-        let budget = check.budget(&options, quick);
+        let budget = check.budget(&options, wanted.quick);
         let left = self.left();
         let deadline = orders.deadline.unwrap_or(budget.deadline);
         let deadline = left.map_or(deadline, |left| deadline.min(left));
@@ -431,10 +487,15 @@ impl Level<'_> {
             deadline,
             confined: true,
             group: Some(group::Group {
-                nodes,
+                nodes: wanted.nodes.clone(),
                 launch: orders.cluster.launch.clone(),
                 worker: orders.cluster.worker.clone(),
-                quick,
+                quick: wanted.quick,
+                cards: if check.can_choose_cards() {
+                    wanted.cards.clone()
+                } else {
+                    Vec::new()
+                },
             }),
         };
         self.watcher.begins(what, budget.expected);

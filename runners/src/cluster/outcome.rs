@@ -5,7 +5,7 @@ use dhc_thresholds::{
     Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
 };
 
-use crate::localise::{Group, Node, Outcome, Purpose};
+use crate::localise::{Group, Node, Outcome, Purpose, Rails};
 
 /// With fewer than [`PEERS_MIN`], at least so many, only a group below half their median fails: of two groups, one that is three times as
 /// slow as the other.
@@ -25,11 +25,43 @@ pub(super) struct Measured {
 /// The groups of a run that passed so far, as peers of those to come.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    /// Number of nodes and plateau.
-    passed: Vec<(usize, f64)>,
+    /// How many rails a limit of the table speaks of.
+    rails: usize,
+    /// What kind of group it was, number of nodes and plateau.
+    passed: Vec<(Kind, usize, f64)>,
+}
+
+/// Groups that can be compared: those of one node use no network, and those on one rail have a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Alone,
+    OneRail,
+    Together,
+}
+
+fn kind(group: &Group) -> Kind {
+    match group {
+        Group {
+            purpose: Purpose::Alone,
+            ..
+        } => Kind::Alone,
+        Group {
+            rails: Rails::Only(_),
+            ..
+        } => Kind::OneRail,
+        Group { .. } => Kind::Together,
+    }
 }
 
 impl Peers {
+    /// No groups yet, over so many rails.
+    pub(super) fn over(rails: usize) -> Peers {
+        Peers {
+            rails,
+            passed: Vec::new(),
+        }
+    }
+
     /// Judges the groups of one wave. `name` tells the nodes' names.
     pub(super) fn judge(
         &mut self,
@@ -41,13 +73,15 @@ impl Peers {
         let metrics = check.spec().metrics;
         let mut judged: Vec<Measured> = wave
             .iter()
-            .map(|(group, record)| alone(check, metrics, table, group, record, names))
+            .map(|(group, record)| self.alone(check, metrics, table, group, record, names))
             .collect();
-        let values: Vec<(usize, f64)> = wave
+        let values: Vec<(Kind, usize, f64)> = wave
             .iter()
             .zip(&judged)
             .filter(|(_, judged)| judged.outcome == Outcome::Passed)
-            .filter_map(|((group, _), judged)| Some((group.nodes.len(), judged.plateau?)))
+            .filter_map(|((group, _), judged)| {
+                Some((kind(group), group.nodes.len(), judged.plateau?))
+            })
             .collect();
         for ((group, _), judged) in wave.iter().zip(&mut judged) {
             let (Outcome::Passed, Some(plateau)) = (&judged.outcome, judged.plateau) else {
@@ -57,9 +91,11 @@ impl Peers {
             if matches!(group.purpose, Purpose::Whole | Purpose::Closing) {
                 continue;
             }
-            let alike = |(nodes, _): &&(usize, f64)| nodes.abs_diff(group.nodes.len()) <= 1;
+            let alike = |(of_kind, nodes, _): &&(Kind, usize, f64)| {
+                *of_kind == kind(group) && nodes.abs_diff(group.nodes.len()) <= 1
+            };
             let peers = self.passed.iter().chain(&values).filter(alike);
-            let peers: Vec<f64> = peers.map(|(_, value)| *value).collect();
+            let peers: Vec<f64> = peers.map(|(_, _, value)| *value).collect();
             // A limit of the table is the better judge than a handful of neighbours.
             let enough = judged.bound.is_none() || peers.len() >= PEERS_MIN;
             if let Some(bound) = bound(&peers).filter(|_| enough)
@@ -73,9 +109,71 @@ impl Peers {
             .iter()
             .zip(&judged)
             .filter(|(_, judged)| judged.outcome == Outcome::Passed)
-            .filter_map(|((group, _), judged)| Some((group.nodes.len(), judged.plateau?)));
+            .filter_map(|((group, _), judged)| {
+                Some((kind(group), group.nodes.len(), judged.plateau?))
+            });
         self.passed.extend(passed);
         judged
+    }
+
+    /// What the record of a group says by itself.
+    fn alone(
+        &self,
+        check: &dyn ClusterCheck,
+        metrics: &[&'static Metric],
+        table: &Table,
+        group: &Group,
+        record: &Record,
+        names: &[String],
+    ) -> Measured {
+        let of = |metric: Option<&'static str>| {
+            record
+                .measurements
+                .iter()
+                .filter(move |measured| Some(measured.metric.as_ref()) == metric)
+        };
+        let plateau = of(check.plateau()).find_map(|measured| measured.value.number());
+        let named = named(check, group, record, names);
+        let error = error(record);
+        let verdict = judge(record, metrics, table);
+        let finding = verdict
+            .findings
+            .iter()
+            .find(|finding| Some(finding.metric.as_ref()) == check.plateau());
+        let limit = finding.and_then(|finding| finding.bound.as_ref());
+        let bound = limit.and_then(|bound| Some((bound.value.number()?, bound.origin.clone())));
+        let bound = bound.map(|(bound, origin)| self.of_rails(group, bound, origin));
+        let wrong = of(check.wrong())
+            .any(|measured| measured.value.number().is_some_and(|wrong| wrong > 0.0));
+        let slow = match (group.rails, &bound, plateau) {
+            (Rails::Only(_), Some((bound, _)), Some(plateau)) => plateau < *bound,
+            _ => finding.is_some_and(|finding| finding.status == Status::Fail),
+        };
+        let outcome = match &record.ending {
+            _ if !named.is_empty() => Outcome::Named(named),
+            Ending::Finished if wrong => Outcome::Corrupted,
+            Ending::Finished if slow => Outcome::Failed,
+            Ending::Finished if plateau.is_some() => Outcome::Passed,
+            Ending::TimedOut { .. } => Outcome::Failed,
+            _ => Outcome::Unknown,
+        };
+        Measured {
+            outcome,
+            plateau,
+            bound,
+            error,
+        }
+    }
+
+    /// A limit of the table speaks of all rails together, so one of them has to bear its part of it.
+    fn of_rails(&self, group: &Group, bound: f64, origin: String) -> (f64, String) {
+        match group.rails {
+            Rails::Only(_) if self.rails > 1 => (
+                bound / self.rails as f64,
+                format!("{origin}, for one of {} rails", self.rails),
+            ),
+            Rails::Only(_) | Rails::All => (bound, origin),
+        }
     }
 }
 
@@ -86,50 +184,6 @@ fn bound(values: &[f64]) -> Option<f64> {
     }
     let centre = Centre::of(values).filter(|_| values.len() >= PEERS_FEW)?;
     Some(centre.median * FAR_BELOW)
-}
-
-/// What the record of a group says by itself.
-fn alone(
-    check: &dyn ClusterCheck,
-    metrics: &[&'static Metric],
-    table: &Table,
-    group: &Group,
-    record: &Record,
-    names: &[String],
-) -> Measured {
-    let of = |metric: Option<&'static str>| {
-        record
-            .measurements
-            .iter()
-            .filter(move |measured| Some(measured.metric.as_ref()) == metric)
-    };
-    let plateau = of(check.plateau()).find_map(|measured| measured.value.number());
-    let named = named(check, group, record, names);
-    let error = error(record);
-    let verdict = judge(record, metrics, table);
-    let finding = verdict
-        .findings
-        .iter()
-        .find(|finding| Some(finding.metric.as_ref()) == check.plateau());
-    let limit = finding.and_then(|finding| finding.bound.as_ref());
-    let bound = limit.and_then(|bound| Some((bound.value.number()?, bound.origin.clone())));
-    let wrong =
-        of(check.wrong()).any(|measured| measured.value.number().is_some_and(|wrong| wrong > 0.0));
-    let slow = finding.is_some_and(|finding| finding.status == Status::Fail);
-    let outcome = match &record.ending {
-        _ if !named.is_empty() => Outcome::Named(named),
-        Ending::Finished if wrong => Outcome::Corrupted,
-        Ending::Finished if slow => Outcome::Failed,
-        Ending::Finished if plateau.is_some() => Outcome::Passed,
-        Ending::TimedOut { .. } => Outcome::Failed,
-        _ => Outcome::Unknown,
-    };
-    Measured {
-        outcome,
-        plateau,
-        bound,
-        error,
-    }
 }
 
 /// The nodes that kept their group from its end.

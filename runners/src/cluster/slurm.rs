@@ -8,11 +8,16 @@ use dhc_checks::check::chain;
 use dhc_checks::group::STEP_NAME;
 use dhc_checks::host::{Command, Ended, Host, valid_host_name};
 
+use super::topology::Topology;
+
 /// How long Slurm's controller may take to answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 /// How long a clean-up may take: a controller that is gone must not hold up the result.
 pub(super) const CLEAN_UP: Duration = Duration::from_secs(3);
+
+/// The longest line of a topology.
+const TOPOLOGY_LINE_MAX: &str = "1048576";
 
 /// The largest allocation that is looked at.
 pub(super) const NODES_MAX: usize = 65_536;
@@ -160,6 +165,20 @@ fn sort(states: &str) -> Result<Nodes, SlurmError> {
         }
     }
     Ok(nodes)
+}
+
+/// The leaf switches that Slurm knows of.
+///
+/// # Errors
+/// In words, when it does not answer, knows none, or says what cannot be understood: then leaves are not told apart, and
+/// nothing else is lost.
+pub fn topology(host: &Host) -> Result<Topology, String> {
+    // A limit that a user set for reading would cut the lists (Slurm, `scontrol(1)`).
+    let command = Command::new("scontrol", ANSWER)
+        .args(["show", "topology"])
+        .env("SLURM_TOPO_LEN", TOPOLOGY_LINE_MAX);
+    let (text, _) = ask(host, "scontrol", &command).map_err(|error| chain(&error))?;
+    Topology::parse(&text).map_err(|error| format!("scontrol show topology: {error}"))
 }
 
 /// Ends the steps of this run, and the allocation if it was made for the run. What fails here has an end of its own: ranks

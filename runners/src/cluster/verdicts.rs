@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use dhc_checks::catalog::{cluster_node, roll_call};
+use dhc_checks::group::Card;
 use dhc_thresholds::{
     CheckReport, Ending, Gap, GroupReport, Identity, Kind, NodeReport, Record, Subject, WaveReport,
 };
 
 use super::outcome::Measured;
-use super::{Cluster, NodeLevel};
-use crate::localise::{Conclusion, Finding, Group, NodeFinding, Outcome, Verdict};
+use super::{Cluster, NodeLevel, located};
+use crate::localise::{Conclusion, Finding, Group, NodeFinding, Outcome, Place, Verdict};
 use crate::tables::{self, Chosen};
 
 /// What each node answered, from the roll calls so far; the last word of a node counts.
@@ -132,12 +133,12 @@ impl Known<'_> {
                     Ending::Skipped { reason },
                 )));
             } else if let Some(place) = places.get(name.as_str()).filter(|_| asked) {
-                let found: Vec<(&str, NodeFinding)> = self
+                let found: Vec<(&str, &NodeFinding)> = self
                     .findings
                     .iter()
-                    .map(|(check, finding)| (*check, finding.nodes[*place]))
+                    .map(|(check, finding)| (*check, &finding.nodes[*place]))
                     .collect();
-                checks.push(judged(part_in_groups(name, &found, self.over)));
+                checks.push(judged(part_in_groups(name, &found, self)));
             }
             let own = level
                 .map(|level| level.identity.clone())
@@ -160,7 +161,7 @@ impl Known<'_> {
 }
 
 /// What the groups that a node was in say of it: the gravest verdict of any collective.
-fn part_in_groups(name: &str, found: &[(&str, NodeFinding)], over: bool) -> Record {
+fn part_in_groups(name: &str, found: &[(&str, &NodeFinding)], known: &Known<'_>) -> Record {
     let spec = &cluster_node::SPEC;
     let Some((check, gravest)) = found.iter().max_by_key(|(_, finding)| finding.verdict) else {
         return Record::new(spec.name, Ending::Interrupted);
@@ -173,6 +174,12 @@ fn part_in_groups(name: &str, found: &[(&str, NodeFinding)], over: bool) -> Reco
         gravest.groups,
         gravest.probability * 100.0
     );
+    let closer = located::words_of(&gravest.cause, &known.cluster.card_names(), known.answered);
+    let words = if closer.is_empty() {
+        words
+    } else {
+        format!("{words}; {closer}")
+    };
     let state = |word: &'static str, fault: &'static str| {
         cluster_node::STATE
             .of(subject(), word)
@@ -194,12 +201,14 @@ fn part_in_groups(name: &str, found: &[(&str, NodeFinding)], over: bool) -> Reco
             .push(state("unresponsive", "cluster.node.unresponsive")),
         Verdict::Corrupting => record
             .measurements
-            .push(state("corrupting", "cluster.node.corrupting")),
-        Verdict::Faulty => record.measurements.push(state("slow", "cluster.node.slow")),
+            .push(state("corrupting", located::fault_of(gravest))),
+        Verdict::Faulty => record
+            .measurements
+            .push(state("slow", located::fault_of(gravest))),
         Verdict::Undecided => record.gaps.push(Gap {
             metric: cluster_node::STATE.name.into(),
             subject: subject(),
-            why: if over {
+            why: if known.over {
                 format!("the run ended before enough was known: {words}")
             } else {
                 format!("the groups do not tell this node from the others: {words}")
@@ -214,10 +223,43 @@ fn part_in_groups(name: &str, found: &[(&str, NodeFinding)], over: bool) -> Reco
     record
         .measurements
         .push(cluster_node::FAILED_GROUPS.of(subject(), u64::from(gravest.failed)));
+    cards_of(gravest, known, &mut record);
     record
 }
 
-pub(super) fn group_report(group: &Group, judged: &Measured, names: &[String]) -> GroupReport {
+/// The cards of a node whose rails were tried, if it is cards that are at fault.
+fn cards_of(found: &NodeFinding, known: &Known<'_>, record: &mut Record) {
+    let Place::Nics(bad) = &found.cause.place else {
+        return;
+    };
+    for (rail, card) in known.cluster.card_names().into_iter().enumerate() {
+        let word = match (bad.contains(&rail), found.verdict) {
+            (false, _) => "good",
+            (true, Verdict::Corrupting) => "corrupting",
+            (true, _) => "slow",
+        };
+        let subject = Subject::new(Kind::Nic, card);
+        let state = cluster_node::NIC_STATE.of(subject, word);
+        let state = match found.cause.rails.get(rail) {
+            Some(tally) => state.detail(format!(
+                "{} of {} groups on it failed",
+                tally.failed,
+                tally.groups()
+            )),
+            None => state,
+        };
+        record
+            .measurements
+            .push(state.fault(located::fault_of(found)));
+    }
+}
+
+pub(super) fn group_report(
+    group: &Group,
+    judged: &Measured,
+    names: &[String],
+    cards: &[Card],
+) -> GroupReport {
     let (outcome, named) = match &judged.outcome {
         Outcome::Passed => ("passed", Vec::new()),
         Outcome::Failed => ("failed", Vec::new()),
@@ -236,6 +278,7 @@ pub(super) fn group_report(group: &Group, judged: &Measured, names: &[String]) -
             .map(|node| names[*node].clone())
             .collect(),
         purpose: group.purpose.word().to_owned(),
+        rail: group.rails.only().map(|rail| cards[rail].name().to_owned()),
         outcome: outcome.to_owned(),
         named,
         plateau_gb_per_s: judged.plateau,
@@ -257,9 +300,8 @@ pub(super) fn sentence(finding: &Finding, waves: &[WaveReport], names: &[String]
     let whole = groups()
         .find(|group| group.purpose == "whole")
         .map_or_else(|| "not measured".to_owned(), figure);
-    let against = [Verdict::Faulty, Verdict::Corrupting, Verdict::Unresponsive];
     let accused: Vec<&str> = (0..finding.nodes.len())
-        .filter(|node| against.contains(&finding.nodes[*node].verdict))
+        .filter(|node| finding.nodes[*node].verdict.is_against())
         .map(|node| names[node].as_str())
         .collect();
     let without = groups()
@@ -284,6 +326,14 @@ pub(super) fn sentence(finding: &Finding, waves: &[WaveReport], names: &[String]
         },
         Conclusion::Paths => format!(
             "all {} nodes together: {whole}; every node is good with others, and pairs of them are not",
+            names.len()
+        ),
+        Conclusion::Leaves => format!(
+            "all {} nodes together: {whole}; nodes are good with one another under their own leaf, and slow across leaves",
+            names.len()
+        ),
+        Conclusion::Rails => format!(
+            "all {} nodes together: {whole}; all of them are slow on the same rail, and good on another",
             names.len()
         ),
         Conclusion::AllAlike => format!(

@@ -4,7 +4,7 @@
 //! independent. That is exact for a suspect among good nodes, which is what every decision rests on.
 
 /// How often a group lies.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
     /// The probability that a group of good nodes fails.
     pub false_alarm: f64,

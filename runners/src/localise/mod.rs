@@ -5,7 +5,7 @@
 //! A round robin of pairs takes n − 1 waves; this takes about five whatever n is.
 //!
 //! **Groups lie.** A group of good nodes fails now and then, and a group with a faulty node passes now and then. So nobody
-//! is accused for one failure: a node is [`Verdict::Faulty`] when it is so with a probability of 0.995, after three failed
+//! is accused for one failure: a node is [`Verdict::Faulty`] when it is so with a probability of 0.9993, after three failed
 //! groups of which two were with different nodes that are good.
 //!
 //! **The closing test** measures everybody who is not accused once more. It is the only step that sees a second fault that
@@ -14,14 +14,21 @@
 //!
 //! **Where there is no contrast nobody is accused.** If no group ever passes, the cause is something that all nodes share.
 //!
+//! **What is accused is looked at more closely**, and only then: a slow node alone and by rail ([`closer`]), whether it is a
+//! card of it; all nodes by rail, whether they share a slow one ([`survey`]); the leaves as if each were a node
+//! ([`leaves`]), whether it is the uplink of one. The leaves and rails are the [`Layout`] that the caller knows of.
+//!
 //! What it does not know: how much slower a large group has to be before it counts as failed, which its caller decides;
 //! and correlated noise, such as one congested switch that makes several groups of the same wave fail, which breaks the
 //! independence that Bayes' rule is applied with here. Suspects are therefore first confirmed alone.
 
 mod belief;
+mod closer;
+mod leaves;
 mod random;
 mod search;
 pub mod simulate;
+mod survey;
 
 pub use belief::Rates;
 pub use random::Random;
@@ -29,6 +36,22 @@ pub use search::Search;
 
 /// A node, as an index into the caller's list.
 pub type Node = usize;
+
+/// A rail, as an index into the caller's list: the network card of that number on every node, and the switches between
+/// them.
+pub type Rail = usize;
+
+/// A leaf switch, as an index into the caller's list.
+pub type Leaf = usize;
+
+/// What is known of the network before anything is measured.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// The leaf switch of each node, in the order of the nodes; `None` where it is not known.
+    pub leaves: Option<Vec<Leaf>>,
+    /// How many rails groups can be confined to; none are tried with less than two.
+    pub rails: usize,
+}
 
 /// How a search goes about it.
 #[derive(Clone, Debug)]
@@ -71,6 +94,14 @@ pub enum Purpose {
     Closing,
     /// Two nodes that are good with others, to see whether the path between them is.
     Path,
+    /// Good nodes of different leaves, to see whether it is the way between the leaves.
+    Leaf,
+    /// A node by itself: whether the cause is inside of it. Good ones are measured beside it, to compare.
+    Alone,
+    /// Two nodes on one rail.
+    Rail,
+    /// Two of three, one of which gets wrong results.
+    Majority,
 }
 
 impl Purpose {
@@ -82,6 +113,30 @@ impl Purpose {
             Purpose::Suspect => "suspect",
             Purpose::Closing => "closing",
             Purpose::Path => "path",
+            Purpose::Leaf => "leaf",
+            Purpose::Alone => "alone",
+            Purpose::Rail => "rail",
+            Purpose::Majority => "majority",
+        }
+    }
+}
+
+/// Which rails a group uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rails {
+    /// All that there are, as a job would.
+    #[default]
+    All,
+    /// This one.
+    Only(Rail),
+}
+
+impl Rails {
+    /// The one rail, if it is one.
+    pub fn only(self) -> Option<Rail> {
+        match self {
+            Rails::All => None,
+            Rails::Only(rail) => Some(rail),
         }
     }
 }
@@ -89,10 +144,24 @@ impl Purpose {
 /// Nodes to measure together. The groups of one wave share no node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The nodes, in ascending order.
+    /// The nodes, in ascending order; two at least, but for [`Purpose::Alone`].
     pub nodes: Vec<Node>,
     /// Why.
     pub purpose: Purpose,
+    /// Over which rails.
+    pub rails: Rails,
+}
+
+impl Group {
+    /// A group over all rails.
+    fn new(mut nodes: Vec<Node>, purpose: Purpose) -> Group {
+        nodes.sort_unstable();
+        Group {
+            nodes,
+            purpose,
+            rails: Rails::All,
+        }
+    }
 }
 
 /// What a group turned out to be.
@@ -109,6 +178,17 @@ pub enum Outcome {
     Named(Vec<Node>),
     /// It could not be measured. Says nothing.
     Unknown,
+}
+
+impl Outcome {
+    /// Whether the group was bad, if that can be said of all of it.
+    fn failed(&self) -> Option<bool> {
+        match self {
+            Outcome::Passed => Some(false),
+            Outcome::Failed | Outcome::Corrupted => Some(true),
+            Outcome::Named(_) | Outcome::Unknown => None,
+        }
+    }
 }
 
 /// What to do next.
@@ -139,19 +219,132 @@ pub enum Verdict {
     Faulty,
 }
 
+impl Verdict {
+    /// Whether it accuses the node.
+    pub const fn is_against(self) -> bool {
+        match self {
+            Verdict::Unresponsive | Verdict::Corrupting | Verdict::Faulty => true,
+            Verdict::Healthy | Verdict::Interrupted | Verdict::Suspect | Verdict::Undecided => {
+                false
+            }
+        }
+    }
+}
+
 /// What the search came to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// What is known of each node.
     pub nodes: Vec<NodeFinding>,
     /// Pairs of good nodes that are slow with one another alone.
-    pub paths: Vec<(Node, Node)>,
+    pub paths: Vec<PathFinding>,
+    /// Rails that are slow for all nodes.
+    pub rails: Vec<RailFinding>,
+    /// Leaves whose nodes are fast with one another and slow with all others.
+    pub leaves: Vec<Leaf>,
+    /// Pairs of leaves that are slow with one another and fast with others.
+    pub leaf_paths: Vec<(Leaf, Leaf)>,
     /// What holds for the whole.
     pub conclusion: Conclusion,
 }
 
+/// A path between two good nodes that is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathFinding {
+    /// The nodes.
+    pub nodes: (Node, Node),
+    /// How often it was measured after it was found, and how often it failed.
+    pub repeats: Tally,
+    /// What that says.
+    pub kind: PathKind,
+}
+
+/// Whether a slow path stays slow when its connections are made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathKind {
+    /// Always: a link that all its connections share.
+    Stays,
+    /// Not always: its connections are spread over several links by hashing, and one of those is slow or crowded.
+    Moves,
+    /// It could not be repeated often enough.
+    NotKnown,
+}
+
+/// A rail that is slow for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RailFinding {
+    /// The rail.
+    pub rail: Rail,
+    /// Pairs measured on it.
+    pub pairs: Tally,
+}
+
+/// How many groups passed and how many failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Those that were fast and right.
+    pub passed: u32,
+    /// Those that were not.
+    pub failed: u32,
+}
+
+impl Tally {
+    /// How many there were.
+    pub fn groups(self) -> u32 {
+        self.passed + self.failed
+    }
+
+    fn add(&mut self, failed: bool) {
+        if failed {
+            self.failed += 1;
+        } else {
+            self.passed += 1;
+        }
+    }
+}
+
+/// Where in a faulty node the cause is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cause {
+    /// What follows.
+    pub place: Place,
+    /// The node by itself; the groups of good nodes beside it passed.
+    pub alone: Tally,
+    /// The node with good partners, on each rail.
+    pub rails: Vec<Tally>,
+    /// How probable it is, on each rail, that the node is slow there.
+    pub rail_probability: Vec<f64>,
+    /// Of a node with wrong results: it with two good ones, and those two with one another.
+    pub majority: Option<Majority>,
+}
+
+/// Three nodes, pair by pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Majority {
+    /// The two good ones.
+    pub witnesses: (Node, Node),
+    /// The node with one or the other of them.
+    pub with_it: Tally,
+    /// The two without it.
+    pub without_it: Tally,
+}
+
+/// Where in a faulty node the cause is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// It was not looked for, or not found.
+    #[default]
+    NotKnown,
+    /// Inside the node: it is slow, or wrong, by itself as well.
+    Inside,
+    /// Between it and the network: by itself it is good.
+    Network,
+    /// These network cards, each by the rail that it is on; the others are good.
+    Nics(Vec<Rail>),
+}
+
 /// What is known of one node.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeFinding {
     /// The verdict.
     pub verdict: Verdict,
@@ -161,6 +354,8 @@ pub struct NodeFinding {
     pub groups: u32,
     /// Those that failed.
     pub failed: u32,
+    /// Of a faulty node, where the cause is.
+    pub cause: Cause,
 }
 
 /// What holds for the whole cluster.
@@ -172,6 +367,10 @@ pub enum Conclusion {
     Nodes,
     /// Good nodes, and a path between two of them that is not.
     Paths,
+    /// Nodes are good with one another under their own leaf, and slow across leaves.
+    Leaves,
+    /// All nodes are slow on the same rails, and good on the others.
+    Rails,
     /// No group was good: the cause is shared by all, and no node is accused.
     AllAlike,
     /// Something is slow, and it is none of the nodes and none of the paths that could be tried.
@@ -187,6 +386,8 @@ impl Conclusion {
             Conclusion::AllGood => "all_good",
             Conclusion::Nodes => "nodes",
             Conclusion::Paths => "paths",
+            Conclusion::Leaves => "leaves",
+            Conclusion::Rails => "rails",
             Conclusion::AllAlike => "all_alike",
             Conclusion::NotLocated => "not_located",
             Conclusion::NotKnown => "not_known",

@@ -1,11 +1,14 @@
 //! The search: from what is known so far to the next wave.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::belief::Belief;
+use super::closer::{self, Closer};
+use super::leaves::Leaves;
+use super::survey::Survey;
 use super::{
-    Conclusion, Finding, Group, Node, NodeFinding, Outcome, Purpose, Random, Settings, Step,
-    Verdict,
+    Cause, Conclusion, Finding, Group, Layout, Leaf, Node, NodeFinding, Outcome, PathFinding,
+    PathKind, Purpose, Random, Settings, Step, Tally, Verdict,
 };
 
 /// Above this probability a node is open: it has to be looked at again.
@@ -15,11 +18,11 @@ const OPEN: f64 = 1e-3;
 const SUSPECT: f64 = 0.05;
 
 /// From this one on, with enough failed groups, it is faulty.
-const FAULTY: f64 = 0.998;
+pub(super) const FAULTY: f64 = 0.9993;
 
 /// Failed groups that an accusation needs, and those among them with different nodes that are good.
-const FAILS_MIN: u32 = 3;
-const WITNESSES_MIN: usize = 2;
+pub(super) const FAILS_MIN: u32 = 3;
+pub(super) const WITNESSES_MIN: usize = 2;
 
 /// Groups that have to pass before a node counts as healthy.
 const PASSES_MIN: u32 = 2;
@@ -37,6 +40,16 @@ const ALL_PAIRS_MAX: usize = 32;
 
 /// Among so many partings by chance the one that repeats fewest failed groups is taken.
 const RESHUFFLES: usize = 8;
+
+/// Where leaves are known: so many parts that failed, with nobody accused, ask for a closing test; and so many closing tests
+/// have to pass after the whole has failed.
+const UNEXPLAINED_MIN: u32 = 2;
+const CLOSINGS_IN_DOUBT: usize = 2;
+
+/// From so many failed groups on, and so many for each that passed, all nodes are taken to be alike where nothing else
+/// explains it.
+const ALIKE_MIN: usize = 6;
+const ALIKE_FOR_ONE_GOOD: usize = 5;
 
 /// How often a wave may tell nothing at all before the search ends.
 const BLIND_MAX: usize = 2;
@@ -69,25 +82,40 @@ impl Known {
 #[derive(Clone, Debug)]
 pub struct Search {
     settings: Settings,
+    layout: Layout,
+    /// The nodes of each leaf.
+    under: BTreeMap<Leaf, Vec<Node>>,
     random: Random,
     belief: Belief,
     nodes: Vec<Known>,
     waves: usize,
     asked: Vec<Group>,
     failed_groups: Vec<Vec<Node>>,
+    passed_groups: usize,
     partings: usize,
-    /// Whether any group smaller than the whole has passed; only then there is contrast.
-    part_passed: bool,
+    /// Parts that passed and failed; only where some passed there is contrast.
+    parts: Tally,
     whole_passed: bool,
     /// The set that passed a closing test, until something is held against one of it.
     closed: Option<BTreeSet<Node>>,
     closings_failed: usize,
+    closings_passed: usize,
     /// A closing test has just failed: somebody is hiding, and everybody is looked at again.
     reopened: bool,
     blind: usize,
     pairs_left: Option<Vec<(Node, Node)>>,
     pairs_to_repeat: Vec<(Node, Node)>,
     paths: Vec<(Node, Node)>,
+    /// The way between the leaves, once it is looked at.
+    leaves: Option<Leaves>,
+    leaves_told: bool,
+    /// The rails of all nodes, once they are looked at.
+    survey: Option<Survey>,
+    /// What is accused, once that is known.
+    closer: Option<Closer>,
+    /// Whether there is nothing to look at more closely, since what is searched are no nodes.
+    is_abstract: bool,
+    closer_waves: usize,
     done: Option<Conclusion>,
 }
 
@@ -114,23 +142,62 @@ impl Search {
             waves: 0,
             asked: Vec::new(),
             failed_groups: Vec::new(),
+            passed_groups: 0,
             partings: 0,
-            part_passed: false,
+            parts: Tally::default(),
             whole_passed: false,
             closed: None,
             closings_failed: 0,
+            closings_passed: 0,
             reopened: false,
             blind: 0,
             pairs_left: None,
             pairs_to_repeat: Vec::new(),
             paths: Vec::new(),
+            leaves: None,
+            leaves_told: false,
+            survey: None,
+            closer: None,
+            is_abstract: false,
+            closer_waves: 0,
+            layout: Layout::default(),
+            under: BTreeMap::new(),
             done: None,
         }
     }
 
-    /// How many waves were told so far.
+    /// The same search in a network of which so much is known. Leaves count only if every node has one.
+    pub fn within(self, layout: Layout) -> Search {
+        let leaves = layout
+            .leaves
+            .filter(|leaves| leaves.len() == self.nodes.len());
+        let mut under: BTreeMap<Leaf, Vec<Node>> = BTreeMap::new();
+        for (node, leaf) in leaves.iter().flatten().enumerate() {
+            under.entry(*leaf).or_default().push(node);
+        }
+        Search {
+            layout: Layout { leaves, ..layout },
+            under,
+            ..self
+        }
+    }
+
+    /// The same search among what stands for several nodes each, and has no cards of its own.
+    pub(super) fn of_abstractions(self) -> Search {
+        Search {
+            is_abstract: true,
+            ..self
+        }
+    }
+
+    /// How many waves were told so far that looked for nodes, paths and leaves.
     pub fn waves(&self) -> usize {
         self.waves
+    }
+
+    /// How many waves were told so far that looked more closely at what had been found.
+    pub fn closer_waves(&self) -> usize {
+        self.closer_waves
     }
 
     /// What to measure next. Asked again before [`Search::tell`], the answer is the same.
@@ -140,10 +207,15 @@ impl Search {
                 // Nobody is left whom the open nodes could be measured with.
                 Ok(groups) if groups.is_empty() => self.done = Some(self.conclude()),
                 Ok(groups) => self.asked = groups,
-                Err(conclusion) => self.done = Some(conclusion),
+                Err(conclusion) => self.done = Some(self.or_all_alike(conclusion)),
             }
         }
-        if self.done.is_some() {
+        if self.asked.is_empty()
+            && let Some(conclusion) = self.done
+        {
+            self.asked = self.look_closer(conclusion);
+        }
+        if self.asked.is_empty() {
             return Step::Done;
         }
         Step::Wave(self.asked.clone())
@@ -153,14 +225,94 @@ impl Search {
     /// that is missing is unknown.
     pub fn tell(&mut self, outcomes: &[Outcome]) {
         let asked = std::mem::take(&mut self.asked);
+        let mut outcomes = outcomes.to_vec();
+        outcomes.resize(asked.len(), Outcome::Unknown);
+        if let Some(closer) = &mut self.closer {
+            closer.tell(&outcomes);
+            self.closer_waves += 1;
+            return;
+        }
+        if let Some(survey) = &mut self.survey {
+            survey.tell(&outcomes);
+            self.closer_waves += 1;
+            return;
+        }
         self.waves += 1;
-        let mut said_something = false;
-        for (place, group) in asked.iter().enumerate() {
-            let outcome = outcomes.get(place).unwrap_or(&Outcome::Unknown);
-            said_something |= *outcome != Outcome::Unknown;
+        let said_something = outcomes.iter().any(|outcome| *outcome != Outcome::Unknown);
+        self.blind = if said_something { 0 } else { self.blind + 1 };
+        if let Some(leaves) = self.leaves.as_mut().filter(|_| !self.leaves_told) {
+            leaves.tell(&outcomes);
+            return;
+        }
+        for (group, outcome) in asked.iter().zip(&outcomes) {
             self.take(group, outcome);
         }
-        self.blind = if said_something { 0 } else { self.blind + 1 };
+    }
+
+    /// Where hardly any group was good, the few that were may well have been by chance.
+    fn or_all_alike(&self, conclusion: Conclusion) -> Conclusion {
+        let alike = is_alike(self.passed_groups, self.failed_groups.len());
+        match conclusion {
+            Conclusion::NotLocated | Conclusion::NotKnown if alike => Conclusion::AllAlike,
+            other => other,
+        }
+    }
+
+    /// Looks at what was found more closely: at all nodes by rail where no part of them is good, at the accused and the
+    /// paths otherwise.
+    fn look_closer(&mut self, conclusion: Conclusion) -> Vec<Group> {
+        match conclusion {
+            _ if self.is_abstract => Vec::new(),
+            Conclusion::AllAlike => {
+                if self.survey.is_none() {
+                    let (active, groups_max) = (self.active(), self.settings.groups_max);
+                    self.survey = Survey::of(active, self.layout.rails, groups_max);
+                }
+                let survey = self.survey.as_mut();
+                survey.map_or_else(Vec::new, |survey| survey.wave(&mut self.random))
+            }
+            Conclusion::Nodes | Conclusion::Paths | Conclusion::Leaves => {
+                if self.closer.is_none() {
+                    let known = closer::Known {
+                        accused: self
+                            .proven()
+                            .map(|node| (node, self.is_wrong(node)))
+                            .collect(),
+                        paths: self.paths.clone(),
+                        good: self.good(),
+                        leaves: self.layout.leaves.clone(),
+                        rails: self.layout.rails,
+                    };
+                    let Settings {
+                        rates, groups_max, ..
+                    } = self.settings;
+                    self.closer = Some(Closer::at(known, rates, groups_max));
+                }
+                let closer = self.closer.as_mut();
+                closer.map_or_else(Vec::new, |closer| closer.wave(&mut self.random))
+            }
+            Conclusion::AllGood
+            | Conclusion::Rails
+            | Conclusion::NotLocated
+            | Conclusion::NotKnown => Vec::new(),
+        }
+    }
+
+    /// Nodes that are faulty, those that do not answer left out.
+    fn proven(&self) -> impl Iterator<Item = Node> {
+        (0..self.nodes.len()).filter(|node| self.is_proven(*node) && !self.nodes[*node].is_out())
+    }
+
+    fn good(&self) -> Vec<Node> {
+        let mut good = self.active();
+        good.retain(|node| self.is_good(*node));
+        good
+    }
+
+    /// Whether what a node is accused of is wrong results.
+    fn is_wrong(&self, node: Node) -> bool {
+        let known = &self.nodes[node];
+        known.corrupted * 2 > known.failed
     }
 
     fn take(&mut self, group: &Group, outcome: &Outcome) {
@@ -182,16 +334,33 @@ impl Search {
 
     fn passed(&mut self, group: &Group) {
         self.belief.learn(&group.nodes, false);
+        self.passed_groups += 1;
         for node in &group.nodes {
             self.nodes[*node].passed += 1;
             self.nodes[*node].worked_since = true;
         }
         match group.purpose {
             Purpose::Whole => self.whole_passed = true,
-            Purpose::Closing => self.closed = Some(group.nodes.iter().copied().collect()),
-            Purpose::Part | Purpose::Suspect | Purpose::Path => {}
+            Purpose::Closing => {
+                self.closed = Some(group.nodes.iter().copied().collect());
+                self.closings_passed += 1;
+            }
+            // A pair that passes when it is repeated is off the list.
+            Purpose::Path => self.pairs_to_repeat.retain(|pair| {
+                ![pair.0, pair.1]
+                    .iter()
+                    .all(|node| group.nodes.contains(node))
+            }),
+            Purpose::Part
+            | Purpose::Suspect
+            | Purpose::Leaf
+            | Purpose::Alone
+            | Purpose::Rail
+            | Purpose::Majority => {}
         }
-        self.part_passed |= group.purpose != Purpose::Whole;
+        if group.purpose == Purpose::Part {
+            self.parts.passed += 1;
+        }
     }
 
     fn failed(&mut self, group: &Group, corrupted: bool) {
@@ -211,6 +380,9 @@ impl Search {
                 self.pairs_to_repeat.push(pair);
             }
             return;
+        }
+        if group.purpose == Purpose::Part {
+            self.parts.failed += 1;
         }
         self.belief.learn(&group.nodes, true);
         self.failed_groups.push(group.nodes.clone());
@@ -233,12 +405,12 @@ impl Search {
             return Err(self.conclude());
         }
         if self.waves == 0 {
-            return Ok(vec![group(all, Purpose::Whole)]);
+            return Ok(vec![Group::new(all, Purpose::Whole)]);
         }
         if self.active().len() < 2 {
             return Err(self.conclude());
         }
-        if self.partings == 0 || !self.part_passed && self.needs_contrast() {
+        if self.partings == 0 || self.lacks_contrast() {
             return self.part();
         }
         if self.pairs_left.is_some() {
@@ -247,6 +419,9 @@ impl Search {
         let suspects = self.suspects();
         let strong = suspects.iter().any(|node| self.belief.of(*node) > SUSPECT);
         if self.reopened && !strong {
+            if let Some(groups) = self.between_leaves()? {
+                return Ok(groups);
+            }
             self.reopened = false;
             return Ok(self.part_again());
         }
@@ -254,6 +429,38 @@ impl Search {
             return Ok(self.confirm(suspects));
         }
         self.close()
+    }
+
+    /// Everybody but the accused is good under the own leaf, and yet they are not good together: the groups that tell
+    /// whether it is the way between the leaves. `None` when it is not.
+    fn between_leaves(&mut self) -> Result<Option<Vec<Group>>, Conclusion> {
+        let Some(leaf) = self.layout.leaves.clone().filter(|_| !self.leaves_told) else {
+            return Ok(None);
+        };
+        if self.leaves.is_none() {
+            let good = self.good().into_iter().map(|node| (leaf[node], node));
+            self.leaves = Leaves::among(good, &self.settings, &mut self.random);
+        }
+        let groups = self.leaves.as_mut().map_or_else(Vec::new, Leaves::wave);
+        if !groups.is_empty() {
+            return Ok(Some(groups));
+        }
+        self.leaves_told = true;
+        let found = self.leaves.as_ref().map(Leaves::found);
+        match found {
+            Some((leaves, paths)) if !leaves.is_empty() || !paths.is_empty() => {
+                Err(Conclusion::Leaves)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn leaf(&self, node: Node) -> Option<Leaf> {
+        self.layout.leaves.as_ref().map(|leaves| leaves[node])
+    }
+
+    fn are_neighbours(&self, one: Node, other: Node) -> bool {
+        self.layout.leaves.is_some() && self.leaf(one) == self.leaf(other)
     }
 
     /// Nodes that can still be measured.
@@ -272,12 +479,32 @@ impl Search {
         self.belief.of(node) >= FAULTY
             && self.nodes[node].failed >= FAILS_MIN
             && self.witnesses(node) >= WITNESSES_MIN
+            && self.failed_at_home(node)
+    }
+
+    /// Whether it failed under its own leaf with a good neighbour, where it has neighbours: otherwise it may be the uplink.
+    fn failed_at_home(&self, node: Node) -> bool {
+        let Some(leaves) = &self.layout.leaves else {
+            return true;
+        };
+        let has_neighbour = || {
+            let neighbours = self.under.get(&leaves[node]).into_iter().flatten();
+            neighbours
+                .clone()
+                .any(|other| *other != node && !self.nodes[*other].is_out())
+        };
+        let at_home = |group: &Vec<Node>| {
+            let is_good = |other: &Node| leaves[*other] == leaves[node] && self.is_good(*other);
+            group.binary_search(&node).is_ok()
+                && group.iter().all(|other| *other == node || is_good(other))
+        };
+        self.failed_groups.iter().any(at_home) || !has_neighbour()
     }
 
     /// Different good nodes with whom alone it failed.
     fn witnesses(&self, node: Node) -> usize {
         let among_good = self.failed_groups.iter().filter(|group| {
-            group.contains(&node)
+            group.binary_search(&node).is_ok()
                 && group
                     .iter()
                     .all(|other| *other == node || self.is_good(*other))
@@ -306,8 +533,10 @@ impl Search {
         self.is_proven(node) || self.nodes[node].is_out()
     }
 
-    fn needs_contrast(&self) -> bool {
-        !self.whole_passed
+    /// Whether no part is better than others but by chance; a whole that passed was by chance as well then.
+    fn lacks_contrast(&self) -> bool {
+        let Tally { passed, failed } = self.parts;
+        !self.whole_passed && passed == 0 || is_alike(passed as usize, failed as usize)
     }
 
     /// Parts all active nodes by chance into groups as small as the launches allow. A node that was named gets one partner,
@@ -344,7 +573,7 @@ impl Search {
             let Some(partner) = rest.pop().or_else(|| named.next()) else {
                 break;
             };
-            groups.push(group(vec![one, partner], Purpose::Part));
+            groups.push(Group::new(vec![one, partner], Purpose::Part));
         }
         let smallest = self.smallest_part();
         groups.extend(self.split(rest, Purpose::Part, groups.len(), smallest));
@@ -378,7 +607,7 @@ impl Search {
         }
         groups
             .into_iter()
-            .map(|nodes| group(nodes, Purpose::Part))
+            .map(|nodes| Group::new(nodes, Purpose::Part))
             .collect()
     }
 
@@ -405,6 +634,9 @@ impl Search {
         if nodes.len() < 2 {
             return Vec::new();
         }
+        if let Some(groups) = self.split_by_leaf(&nodes, purpose, count) {
+            return groups;
+        }
         let (size, larger) = (nodes.len() / count, nodes.len() % count);
         let mut rest = nodes.as_slice();
         let mut groups = Vec::with_capacity(count);
@@ -413,9 +645,44 @@ impl Search {
             rest = after;
             // Three nodes that fail say less than two: where there are but three, one rests and is looked at next time.
             let part = if nodes.len() == 3 { &part[..2] } else { part };
-            groups.push(group(part.to_vec(), purpose));
+            groups.push(Group::new(part.to_vec(), purpose));
         }
         groups
+    }
+
+    /// The same with no group over two leaves, as far as there are launches enough: so the way between leaves makes no node
+    /// a suspect. Where the whole has passed that way is good, and parts may as well try it again.
+    fn split_by_leaf(&self, nodes: &[Node], purpose: Purpose, count: usize) -> Option<Vec<Group>> {
+        let leaves = self.layout.leaves.as_ref().filter(|_| !self.whole_passed)?;
+        let mut under: BTreeMap<Leaf, Vec<Node>> = BTreeMap::new();
+        for node in nodes {
+            under.entry(leaves[*node]).or_default().push(*node);
+        }
+        // Single nodes have to be measured with those of other leaves.
+        let (single, under): (Vec<_>, Vec<_>) =
+            under.into_values().partition(|nodes| nodes.len() < 2);
+        let mut parts = under;
+        let single: Vec<Node> = single.into_iter().flatten().collect();
+        if single.len() >= 2 {
+            parts.push(single);
+        } else if let Some(last) = parts.last_mut() {
+            last.extend(single);
+        }
+        if parts.len() > count || nodes.len() <= 3 {
+            return None;
+        }
+        let more = count - parts.len();
+        let groups = parts.iter().flat_map(|part| {
+            let shares = (1 + part.len() * more / nodes.len()).min(part.len() / 2);
+            let (size, larger) = (part.len() / shares, part.len() % shares);
+            let mut rest = part.as_slice();
+            (0..shares).map(move |place| {
+                let (group, after) = rest.split_at(size + usize::from(place < larger));
+                rest = after;
+                Group::new(group.to_vec(), purpose)
+            })
+        });
+        Some(groups.collect())
     }
 
     /// Tries suspects with good partners: each alone if there are launches and partners enough, packed otherwise. Once
@@ -449,16 +716,19 @@ impl Search {
         } else {
             open.clone()
         };
+        if self.layout.leaves.is_some() {
+            // Neighbours that are good, though not beyond doubt, are better partners than strangers.
+            good.extend(weak.iter().filter(|node| !tried.contains(node)));
+        }
         self.random.shuffle(&mut tried);
         let slots = self.settings.groups_max - usize::from(closing_beside);
         let mut groups = Vec::new();
         if tried.len() <= slots && tried.len() <= good.len() {
-            for suspect in tried.iter().copied() {
-                let new = |partner: &Node| !self.nodes[suspect].partners.contains(partner);
-                let place = good.iter().rposition(new).unwrap_or(good.len() - 1);
-                let partner = good.remove(place);
+            let mut waiting: Vec<Node> = tried.iter().rev().copied().collect();
+            while let Some(suspect) = waiting.pop() {
+                let partner = self.partner(suspect, &mut good, &mut waiting);
                 self.nodes[suspect].partners.insert(partner);
-                groups.push(group(vec![suspect, partner], Purpose::Suspect));
+                groups.push(Group::new(vec![suspect, partner], Purpose::Suspect));
             }
         } else {
             groups = self.split(
@@ -468,7 +738,7 @@ impl Search {
                 2,
             );
             for group in &mut groups {
-                if let Some(partner) = good.pop() {
+                if let Some(partner) = self.partner_of_several(&group.nodes, &mut good) {
                     group.nodes.push(partner);
                     group.nodes.sort_unstable();
                 }
@@ -493,10 +763,49 @@ impl Search {
                 .filter(|node| !busy.contains(node) && !self.accused(*node));
             let rest: Vec<Node> = rest.collect();
             if rest.len() >= 2 {
-                groups.push(group(rest, Purpose::Closing));
+                groups.push(Group::new(rest, Purpose::Closing));
             }
         }
         groups
+    }
+
+    /// Whom a suspect is tried with: a good node that is new to it, a neighbour first. Before it has failed with a good one of
+    /// these, no stranger: a slow uplink would make faulty nodes of all who are under it.
+    fn partner(&self, suspect: Node, good: &mut Vec<Node>, waiting: &mut Vec<Node>) -> Node {
+        let new = |partner: &Node| !self.nodes[suspect].partners.contains(partner);
+        let near = |partner: &Node| self.are_neighbours(suspect, *partner);
+        if let Some(place) = good.iter().rposition(|node| near(node) && new(node)) {
+            return good.remove(place);
+        }
+        if !self.failed_at_home(suspect) {
+            let suits = |place: &usize| near(&waiting[*place]) && new(&waiting[*place]);
+            let neighbours = (0..waiting.len()).filter(suits);
+            let belief = |place: &usize| self.belief.of(waiting[*place]);
+            if let Some(place) = neighbours.min_by(|a, b| belief(a).total_cmp(&belief(b))) {
+                return waiting.remove(place);
+            }
+            if let Some(place) = good.iter().rposition(near) {
+                return good.remove(place);
+            }
+        }
+        let place = good.iter().rposition(new).unwrap_or(good.len() - 1);
+        good.remove(place)
+    }
+
+    /// A good node to go with several suspects; if they are all of one leaf, one of theirs or none.
+    fn partner_of_several(&self, suspects: &[Node], good: &mut Vec<Node>) -> Option<Node> {
+        let first = suspects.first()?;
+        if suspects.len() < 2
+            || !suspects
+                .iter()
+                .all(|node| self.are_neighbours(*first, *node))
+        {
+            return good.pop();
+        }
+        let place = good
+            .iter()
+            .rposition(|node| self.are_neighbours(*first, *node))?;
+        Some(good.remove(place))
     }
 
     /// Nothing is open: the closing test, if it has not passed yet.
@@ -520,15 +829,27 @@ impl Search {
         if self.closings_failed >= CLOSINGS_MAX_LARGE {
             return Err(Conclusion::NotLocated);
         }
-        Ok(vec![group(rest, Purpose::Closing)])
+        Ok(vec![Group::new(rest, Purpose::Closing)])
     }
 
     /// Whether a passed group shows that nobody among `rest` is in the way: one of all of them, but for partners of the last
     /// suspects, who are good.
     fn is_closed(&self, rest: &[Node]) -> bool {
         let enough = |node: &Node| self.nodes[*node].passed >= PASSES_MIN;
-        if self.whole_passed && self.closings_failed == 0 && rest.len() == self.nodes.len() {
+        let by_leaf = self.layout.leaves.is_some();
+        if self.whole_passed
+            && self.closings_failed == 0
+            && rest.len() == self.nodes.len()
+            && !(by_leaf && self.parts.failed >= UNEXPLAINED_MIN)
+        {
             return rest.iter().all(enough);
+        }
+        // Groups of one leaf say nothing of its uplink. Where the whole was slow and nobody is accused, one group of all that
+        // passes is not enough to forget it.
+        let in_doubt =
+            by_leaf && !self.whole_passed && !(0..self.nodes.len()).any(|node| self.accused(node));
+        if in_doubt && self.closings_passed < CLOSINGS_IN_DOUBT {
+            return false;
         }
         let Some(closed) = &self.closed else {
             return false;
@@ -564,14 +885,10 @@ impl Search {
         if pairs.is_empty() {
             return Err(Conclusion::NotLocated);
         }
-        // A repeated pair that passes this time is off the list.
-        let repeated = std::mem::take(&mut self.pairs_to_repeat);
         let groups = pairs
             .iter()
-            .map(|(one, other)| group(vec![*one, *other], Purpose::Path));
-        let groups = groups.collect();
-        self.pairs_to_repeat = repeated;
-        Ok(groups)
+            .map(|(one, other)| Group::new(vec![*one, *other], Purpose::Path));
+        Ok(groups.collect())
     }
 
     fn conclude(&self) -> Conclusion {
@@ -593,10 +910,28 @@ impl Search {
     /// What is known now.
     pub fn finding(&self) -> Finding {
         let conclusion = self.done.unwrap_or_else(|| self.conclude());
-        let nodes = (0..self.nodes.len()).map(|node| self.node_finding(node, conclusion));
+        let rails = self.survey.as_ref().map_or_else(Vec::new, Survey::found);
+        let conclusion = match conclusion {
+            Conclusion::AllAlike if !rails.is_empty() => Conclusion::Rails,
+            other => other,
+        };
+        let mut nodes: Vec<NodeFinding> = (0..self.nodes.len())
+            .map(|node| self.node_finding(node, conclusion))
+            .collect();
+        for (node, cause) in self.closer.iter().flat_map(Closer::causes) {
+            nodes[node].cause = cause;
+        }
+        let found = self.leaves.as_ref().filter(|_| self.leaves_told);
+        let (leaves, leaf_paths) = found.map(Leaves::found).unwrap_or_default();
         Finding {
-            nodes: nodes.collect(),
-            paths: self.paths.clone(),
+            nodes,
+            paths: match &self.closer {
+                Some(closer) => closer.paths().collect(),
+                None => self.paths.iter().map(|nodes| once(*nodes)).collect(),
+            },
+            rails,
+            leaves,
+            leaf_paths,
             conclusion,
         }
     }
@@ -606,11 +941,11 @@ impl Search {
         let probability = self.belief.of(node);
         let verdict = if known.is_out() {
             Verdict::Unresponsive
-        } else if matches!(conclusion, Conclusion::AllAlike | Conclusion::NotKnown)
-            && !self.is_proven(node)
+        } else if matches!(conclusion, Conclusion::AllAlike | Conclusion::Rails)
+            || conclusion == Conclusion::NotKnown && !self.is_proven(node)
         {
             Verdict::Undecided
-        } else if self.is_proven(node) && known.corrupted * 2 > known.failed {
+        } else if self.is_proven(node) && self.is_wrong(node) {
             Verdict::Corrupting
         } else if self.is_proven(node) {
             Verdict::Faulty
@@ -620,7 +955,10 @@ impl Search {
             Verdict::Suspect
         } else if known.named > 0 {
             Verdict::Interrupted
-        } else if probability <= OPEN && known.passed >= 1 {
+        } else if (probability <= OPEN && known.passed >= 1)
+            // What failed with it failed for the way between the leaves.
+            || (conclusion == Conclusion::Leaves && self.is_good(node))
+        {
             Verdict::Healthy
         } else {
             Verdict::Undecided
@@ -630,13 +968,23 @@ impl Search {
             probability,
             groups: known.passed + known.failed + known.named,
             failed: known.failed + known.named,
+            cause: Cause::default(),
         }
     }
 }
 
-fn group(mut nodes: Vec<Node>, purpose: Purpose) -> Group {
-    nodes.sort_unstable();
-    Group { nodes, purpose }
+/// Whether hardly any group is good.
+fn is_alike(passed: usize, failed: usize) -> bool {
+    failed >= ALIKE_MIN && failed >= ALIKE_FOR_ONE_GOOD * passed
+}
+
+/// A path that was not repeated.
+fn once(nodes: (Node, Node)) -> PathFinding {
+    PathFinding {
+        nodes,
+        repeats: Tally::default(),
+        kind: PathKind::NotKnown,
+    }
 }
 
 /// All pairs, ordered so that pairs that follow one another share no node where possible (the circle method).

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use comfy_table::Cell;
 use dhc_checks::catalog::cluster_node;
-use dhc_thresholds::{ClusterReport, GroupReport, NodeReport, Report, SearchReport, Status};
+use dhc_thresholds::{
+    ClusterReport, GroupReport, LocatedReport, NodeReport, Report, SearchReport, Status, TestReport,
+};
 
 use super::{FINDINGS_MAX, Paper, details, last_words, one_line, status_cell, summary, table};
 
@@ -62,12 +64,8 @@ pub(super) fn text(report: &Report, cluster: &ClusterReport, paper: Paper) -> St
     for search in &cluster.searches {
         let sentence = one_line(&search.sentence);
         text.push_str(&format!("\n{}: {sentence}\n", search.check));
-        for (one, other) in &search.paths {
-            let path = format!("the path between {one} and {other} is slow");
-            text.push_str(&format!(
-                "  {}, and both are good with others\n",
-                one_line(&path)
-            ));
+        for located in &search.located {
+            text.push_str(&self::located(located));
         }
     }
     text.push_str(&format!(
@@ -125,13 +123,14 @@ fn found(node: &NodeReport) -> String {
 /// A line for each group of each wave.
 fn waves(search: &SearchReport, paper: Paper) -> String {
     let mut table = table(paper);
-    table.set_header(["wave", "why", "nodes", "busbw", "bound", "outcome"]);
+    table.set_header(["wave", "why", "nodes", "rail", "busbw", "bound", "outcome"]);
     for (number, wave) in search.waves.iter().enumerate() {
         for group in wave.groups.iter().take(GROUPS_MAX) {
             table.add_row([
                 number.to_string(),
                 group.purpose.clone(),
                 names(&group.nodes),
+                group.rail.as_deref().map(one_line).unwrap_or_default(),
                 gigabytes(group.plateau_gb_per_s),
                 gigabytes(group.bound_gb_per_s),
                 outcome(group),
@@ -143,6 +142,40 @@ fn waves(search: &SearchReport, paper: Paper) -> String {
         }
     }
     format!("\n{} by waves\n{table}\n", search.check)
+}
+
+/// What was located, with the groups that show it.
+fn located(located: &LocatedReport) -> String {
+    let confidence = located.confidence.map_or_else(String::new, |confidence| {
+        format!(" (probability {:.1} %)", confidence * 100.0)
+    });
+    let mut text = format!(
+        "  {}{confidence}: {}\n    {}: see `dhc explain {}`\n",
+        one_line(&located.class),
+        one_line(&located.sentence),
+        one_line(&located.fault),
+        one_line(&located.fault)
+    );
+    for test in &located.tests {
+        text.push_str(&format!("    {}\n", one_line(&test_words(test))));
+    }
+    text
+}
+
+/// `rail eth1, with h1 h5 h6: 3 of 3 failed`.
+pub(super) fn test_words(test: &TestReport) -> String {
+    let rail = test.rail.as_ref();
+    let rail = rail.map_or_else(String::new, |rail| format!(" {rail}"));
+    let with = match test.with.is_empty() {
+        true => String::new(),
+        false => format!(", with {}", names(&test.with)),
+    };
+    format!(
+        "{}{rail}{with}: {} of {} failed",
+        test.purpose,
+        test.failed,
+        test.passed + test.failed
+    )
 }
 
 fn outcome(group: &GroupReport) -> String {

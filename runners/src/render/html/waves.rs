@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use dhc_thresholds::{GroupReport, NodeReport, Report, SearchReport, Status, WaveReport};
 
+use super::super::cluster::test_words;
 use super::{close_table, open_table, text};
 
 /// How many nodes that are well the picture shows, and how many in all.
@@ -22,6 +23,7 @@ const OUTCOMES: [(&str, char); 5] = [
 
 /// The part of the page on one search.
 pub(super) fn draw(html: &mut String, report: &Report, search: &SearchReport) {
+    located(html, search);
     open_table(
         html,
         "What each wave came to",
@@ -41,6 +43,35 @@ pub(super) fn draw(html: &mut String, report: &Report, search: &SearchReport) {
     }
     close_table(html);
     picture(html, report, search);
+}
+
+/// What was located, and the groups that show it.
+fn located(html: &mut String, search: &SearchReport) {
+    if search.located.is_empty() {
+        return;
+    }
+    let columns = [
+        "class",
+        "what and why",
+        "probability",
+        "groups that show it",
+    ];
+    open_table(html, "What was located", "", &columns);
+    for located in &search.located {
+        let confidence = located.confidence.map_or_else(String::new, |confidence| {
+            format!("{:.1} %", confidence * 100.0)
+        });
+        let tests = located.tests.iter().map(|test| text(&test_words(test)));
+        put!(
+            html,
+            "<tr><th scope=\"row\">{}</th><td>{} ({})</td><td class=\"number\">{confidence}</td><td>{}</td></tr>\n",
+            text(&located.class),
+            text(&located.sentence),
+            text(&located.fault),
+            tests.collect::<Vec<String>>().join("<br>")
+        );
+    }
+    close_table(html);
 }
 
 fn summary(html: &mut String, number: usize, wave: &WaveReport) {
@@ -136,9 +167,11 @@ fn cell(html: &mut String, place: usize, group: &GroupReport) {
     let speed = group
         .plateau_gb_per_s
         .map_or_else(String::new, |value| format!(", {value:.3} GB/s"));
+    let rail = group.rail.as_ref();
+    let rail = rail.map_or_else(String::new, |rail| format!(", on {}", text(rail)));
     put!(
         html,
-        "<td class=\"{outcome}\" title=\"{} of {} nodes{speed}\"><span aria-hidden=\"true\">{sign}</span> {}<span class=\"hidden\"> {outcome}</span></td>",
+        "<td class=\"{outcome}\" title=\"{} of {} nodes{rail}{speed}\"><span aria-hidden=\"true\">{sign}</span> {}<span class=\"hidden\"> {outcome}</span></td>",
         text(&group.purpose),
         group.nodes.len(),
         place + 1

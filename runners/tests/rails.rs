@@ -1,0 +1,166 @@
+//! Rails and leaves as the user names them, through a launcher that is a script: what every launch is confined to, what
+//! follows if one rail is slow for all, and what is said of names that are none. Never seen on GPUs.
+
+mod common;
+
+use common::{Dhc, Outcome};
+use dhc_fixtures::FakeNode;
+
+const SLOW: &str = include_str!("../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
+
+/// A table whose large sizes are as fast as two rails of the type have to be.
+fn fast() -> String {
+    SLOW.replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
+        .replace("70.97    1.85    1.85", " 0.14  936.23  936.23")
+        .replace("402.11   41.72   41.72", " 33.55  500.07  500.07")
+        .replace("401.80   41.76   41.76", " 33.55  500.07  500.07")
+        .replace("9021.45  119.02  119.02", "2147.48  500.00  500.00")
+        .replace("9019.33  119.05  119.05", "2147.48  500.00  500.00")
+}
+
+/// Nodes whose collectives are slow whenever they may use `mlx5_1`.
+fn nodes() -> Dhc {
+    let script = format!(
+        "case \"$*\" in *roll_call*) \
+         echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}'; exit;; esac\n\
+         case \"$NCCL_IB_HCA\" in *mlx5_1*) cat <<'EOF'\n{SLOW}EOF\n;; *) cat <<'EOF'\n{}EOF\n;; esac",
+        fast()
+    );
+    Dhc::on(FakeNode::plain().tool("mpirun").runs(&script))
+}
+
+const COMMON: [&str; 12] = [
+    "--level",
+    "cluster",
+    "--check",
+    "nccl-allreduce",
+    "--launcher",
+    "mpirun",
+    "--nodelist",
+    "n1,n2,n3,n4,n5,n6",
+    "--instance-type",
+    "BM.GPU.H100.8",
+    "--set",
+    "nccl-allreduce.gpus-per-node=1",
+];
+
+fn run(dhc: &Dhc, args: &[&str]) -> Outcome {
+    let mut all = COMMON.to_vec();
+    all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+    all.extend(args);
+    dhc.run(&all)
+}
+
+#[test]
+fn a_rail_that_is_slow_for_all_is_named_and_no_node_is() {
+    let dhc = nodes();
+    let outcome = run(&dhc, &["--rails", "mlx5_0,mlx5_1"]);
+    let cluster = outcome
+        .report
+        .cluster
+        .as_ref()
+        .expect("a cluster was measured");
+    assert_eq!(cluster.rails, ["mlx5_0", "mlx5_1"]);
+    let search = &cluster.searches[0];
+    assert_eq!(search.conclusion, "rails", "{search:?}");
+    assert_eq!(search.located.len(), 1, "{search:?}");
+    let located = &search.located[0];
+    assert_eq!(
+        (located.class.as_str(), located.fault.as_str()),
+        ("rail", "cluster.rail")
+    );
+    assert_eq!(located.rails, ["mlx5_1"]);
+    assert!(located.nodes.is_empty());
+    assert!(
+        outcome
+            .report
+            .nodes
+            .iter()
+            .all(|node| node.faults.is_empty())
+    );
+    // One rail of two has to bear half of what the table asks of both.
+    let groups = search.waves.iter().flat_map(|wave| &wave.groups);
+    let of_one = groups.filter(|group| group.rail.is_some());
+    assert!(of_one.clone().count() >= 6);
+    assert!(
+        of_one
+            .clone()
+            .all(|group| group.bound_gb_per_s == Some(220.0)),
+        "{search:?}"
+    );
+    // Open MPI hands on to other nodes what it is told to.
+    let calls = dhc.node.calls("mpirun");
+    assert!(
+        calls.iter().any(|call| call.contains("-x NCCL_IB_HCA")),
+        "{calls:?}"
+    );
+}
+
+#[test]
+fn without_names_of_cards_no_rail_is_tried() {
+    let outcome = run(&nodes(), &[]);
+    let cluster = outcome
+        .report
+        .cluster
+        .as_ref()
+        .expect("a cluster was measured");
+    assert!(cluster.rails.is_empty());
+    assert_eq!(cluster.searches[0].conclusion, "all_good");
+}
+
+#[test]
+fn what_is_no_card_and_no_topology_is_told_before_anything_is_started() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("topology");
+    let topology = path.to_str().expect("a plain path").to_owned();
+    let refused = |args: &[&str], words: &str| {
+        let dhc = nodes();
+        let mut all = COMMON.to_vec();
+        all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+        all.extend(args);
+        let output = dhc.command("run", &all).output().expect("dhc starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(words),
+            "{args:?}: {said}"
+        );
+        assert!(dhc.node.calls("mpirun").is_empty(), "{args:?}");
+    };
+    refused(&["--rails", "eth0,$(reboot)"], "cannot be a network card");
+    refused(&["--rails", "eth0,eth0"], "`eth0` twice");
+    refused(&["--topology", &topology], "cannot be read");
+    for garbage in [
+        "",
+        "\0\0\0",
+        "SwitchName=a Nodes=n[1-\n",
+        "SwitchName=a Nodes=n1\nSwitchName=b Nodes=n1\n",
+    ] {
+        std::fs::write(&path, garbage).expect("a file");
+        refused(&["--topology", &topology], "--topology");
+    }
+}
+
+#[test]
+fn leaves_come_from_a_file_where_slurm_is_not_asked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("topology.conf");
+    std::fs::write(
+        &path,
+        "SwitchName=a Nodes=n[1-3]\nSwitchName=b Nodes=n[4-6]\n",
+    )
+    .expect("a file");
+    let outcome = run(
+        &nodes(),
+        &["--topology", path.to_str().expect("a plain path")],
+    );
+    let cluster = outcome
+        .report
+        .cluster
+        .as_ref()
+        .expect("a cluster was measured");
+    assert!(
+        cluster.topology.starts_with("from "),
+        "{}",
+        cluster.topology
+    );
+}
