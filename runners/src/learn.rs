@@ -512,6 +512,8 @@ fn series(
             };
             timed.insert(plateau);
             let groups = search.waves.iter().flat_map(|wave| &wave.groups);
+            // One rail of several, or no network at all, is no sample of what a group over all rails reaches.
+            let groups = groups.filter(|group| group.rail.is_none() && group.purpose != "alone");
             for (place, group) in groups.enumerate() {
                 let Some(value) = group.plateau_gb_per_s.filter(|_| group.outcome == "passed")
                 else {

@@ -366,6 +366,7 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
     let group = |number: usize, size: usize, outcome: &str| GroupReport {
         nodes: names[..size].to_vec(),
         purpose: "part".to_owned(),
+        rail: None,
         outcome: outcome.to_owned(),
         named: Vec::new(),
         plateau_gb_per_s: Some(if outcome == "passed" {
@@ -380,6 +381,18 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
     let mut groups: Vec<GroupReport> = (0..24).map(|number| group(number, 2, "passed")).collect();
     groups.push(group(0, 2, "failed"));
     groups.extend((0..3).map(|number| group(number, 4, "passed")));
+    // Neither one rail of two nor a node by itself is a sample of what groups reach.
+    groups.extend((0..24).map(|number| GroupReport {
+        purpose: "rail".to_owned(),
+        rail: Some("eth1".to_owned()),
+        plateau_gb_per_s: Some(20.0),
+        ..group(number, 2, "passed")
+    }));
+    groups.extend((0..24).map(|number| GroupReport {
+        purpose: "alone".to_owned(),
+        plateau_gb_per_s: Some(400.0),
+        ..group(number, 1, "passed")
+    }));
     let chosen = tables::built_in_table(TYPE).unwrap();
     let nodes = names.iter().map(|name| {
         let mut record = Record::new("roll-call", Ending::Finished);
@@ -392,12 +405,15 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
     let cluster = ClusterReport {
         launcher: "srun".to_owned(),
         job: None,
+        rails: Vec::new(),
+        topology: String::new(),
         checks: Vec::new(),
         searches: vec![SearchReport {
             check: "mpi-allreduce".to_owned(),
             conclusion: "all_good".to_owned(),
             sentence: String::new(),
             paths: Vec::new(),
+            located: Vec::new(),
             waves: vec![WaveReport {
                 collective_ms: None,
                 duration_ms: 1,
@@ -570,6 +586,8 @@ fn results_of_the_cluster_level_and_of_different_tables_are_not_compared() {
     let cluster = ClusterReport {
         launcher: "srun".to_owned(),
         job: None,
+        rails: Vec::new(),
+        topology: String::new(),
         checks: Vec::new(),
         searches: Vec::new(),
     };
