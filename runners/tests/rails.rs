@@ -29,7 +29,7 @@ fn nodes() -> Dhc {
     Dhc::on(FakeNode::plain().tool("mpirun").runs(&script))
 }
 
-const COMMON: [&str; 12] = [
+const COMMON: [&str; 14] = [
     "--level",
     "cluster",
     "--check",
@@ -42,6 +42,8 @@ const COMMON: [&str; 12] = [
     "BM.GPU.H100.8",
     "--set",
     "nccl-allreduce.gpus-per-node=1",
+    "--set",
+    "nccl-allreduce.engine=all_reduce_perf",
 ];
 
 fn run(dhc: &Dhc, args: &[&str]) -> Outcome {
