@@ -45,6 +45,7 @@ impl EightNodes {
         ]);
         all.extend(["--worker", worker, "--instance-type", "BM.GPU.H100.8"]);
         all.extend(["--set", "nccl-allreduce.gpus-per-node=1", "--seed", "1"]);
+        all.extend(["--set", "nccl-allreduce.engine=all_reduce_perf"]);
         all.extend(["--format", "json"]);
         all.extend(args);
         self.0.command("run", &all)
