@@ -190,6 +190,26 @@ fn an_application_s_xid_and_a_killed_process_do_not_fail_the_host() {
 }
 
 #[test]
+fn an_application_s_xid_is_a_warning_when_it_repeats_on_one_gpu() {
+    let xid =
+        |pid: u32| format!("NVRM: Xid (PCI:0000:b9:00): 31, pid={pid}, name=python, Ch 00000010");
+    let logged = |pids: [u32; 4]| {
+        let lines = pids.iter().map(|pid| xid(*pid));
+        host(lines.fold(FakeNode::p5_48xlarge(), |node, line| node.logs(&line)))
+    };
+    // Four lines of two processes, and of three.
+    assert_eq!(logged([7, 7, 7, 8]).exit, 0);
+    let repeated = logged([7, 8, 9, 9]);
+    let warned = repeated.findings("host", Status::Warn);
+    let named: Vec<_> = warned
+        .iter()
+        .map(|finding| (finding.subject.name.as_str(), finding.fault.as_deref()))
+        .collect();
+    assert_eq!(named, [("0000:b9:00.0", Some("gpu.suspect"))]);
+    assert_eq!(repeated.verdict(), (Status::Warn, Action::Investigate));
+}
+
+#[test]
 fn an_error_that_the_firmware_handled_first_is_found() {
     let record = [
         "{1}[Hardware Error]: Hardware error from APEI Generic Hardware Error Source: 4",
@@ -210,6 +230,97 @@ fn a_kernel_log_that_cannot_be_read_is_unknown() {
         (outcome.exit, outcome.verdict()),
         (3, (Status::Unknown, Action::None))
     );
+}
+
+#[test]
+fn a_neuron_error_behind_a_prefix_accuses_its_device_or_the_node() {
+    for (line, subject) in [
+        (
+            "2026-11-24T20:43:50Z NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR nd-id=0 nc-id=2",
+            "neuron0/core2",
+        ),
+        (
+            "neuron5: NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR device=5",
+            "neuron5",
+        ),
+        (
+            "x NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR affecting neuron devices",
+            "node",
+        ),
+    ] {
+        let outcome = host(FakeNode::trn2_48xlarge().logs(line));
+        assert_fault(&outcome, "neuron.uncorrectable", subject, Action::Replace);
+    }
+    let hang = "NEURON_HW_ERR=HANG_ON_COLLECTIVES nd-id=0 nc-id=0";
+    let outcome = host(FakeNode::trn2_48xlarge().logs(hang));
+    assert_eq!(outcome.verdict(), (Status::Warn, Action::Investigate));
+}
+
+#[test]
+fn two_xids_of_one_class_are_both_told_and_their_lines_are_kept() {
+    let xid = |code: u32| format!("NVRM: Xid (PCI:0000:b9:00): {code}, x");
+    let outcome = host(FakeNode::p5_48xlarge().logs(&xid(62)).logs(&xid(109)));
+    let found = outcome.findings("host", Status::Fail);
+    assert_eq!(found.len(), 2, "{found:?}");
+    let kept = &outcome.check("host").record.evidence;
+    let [kept] = &kept[..] else {
+        panic!("{kept:?}");
+    };
+    assert_eq!(kept.name, "kmsg");
+    assert!(kept.text.contains(&xid(62)) && kept.text.contains(&xid(109)));
+}
+
+#[test]
+fn a_row_that_was_remapped_before_the_reset_is_no_fault() {
+    let remap = "NVRM: Xid (PCI:0000:b9:00): 63, pid=1896, Row Remapper: New row marked for remapping, reset gpu to activate.";
+    let outcome = host(FakeNode::p5_48xlarge().logs(remap));
+    assert_eq!(outcome.exit, 0, "{:?}", outcome.complaints());
+}
+
+#[test]
+fn functions_that_block_are_named_and_hide_no_other_evidence() {
+    let remap = "NVRM: Xid (PCI:0000:b9:00): 64, Row remapping failure";
+    let gpus = ["53", "b9", "ca"].map(|bus| format!("0000:{bus}:00.0"));
+    let node = gpus
+        .iter()
+        .fold(FakeNode::p5_48xlarge().logs(remap), |node, bdf| {
+            node.blocked(&format!("/sys/bus/pci/devices/{bdf}/vendor"))
+        });
+    // One after the other, the three would take longer than this.
+    let outcome = Dhc::on(node).run(&["--check", "host", "--deadline", "12s"]);
+    assert_fault(
+        &outcome,
+        "gpu.memory.remap_failed",
+        "0000:b9:00.0",
+        Action::Replace,
+    );
+    let unknown = outcome.findings("host", Status::Unknown);
+    for bdf in &gpus {
+        let is_named = unknown.iter().any(|finding| {
+            finding.subject.name == *bdf && finding.message.contains("did not answer")
+        });
+        assert!(is_named, "{bdf}: {unknown:?}");
+    }
+}
+
+#[test]
+fn a_function_that_cannot_be_read_is_unknown_and_not_absent() {
+    for file in ["vendor", "class", "current_link_width", "max_link_width"] {
+        let path = format!("/sys/bus/pci/devices/0000:b9:00.0/{file}");
+        let outcome = host(FakeNode::p5_48xlarge().unreadable(&path));
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (3, (Status::Unknown, Action::None)),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn a_card_whose_kind_cannot_be_read_is_not_missing() {
+    let vendor = "/sys/class/infiniband/mlx5_3/device/vendor";
+    let outcome = Dhc::on(FakeNode::of("dgx-h100").unreadable(vendor)).check("rdma-nic");
+    assert_eq!(outcome.exit, 3, "{:?}", outcome.complaints());
 }
 
 #[test]

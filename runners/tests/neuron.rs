@@ -111,6 +111,23 @@ fn a_counter_that_cannot_be_read_is_unknown_and_never_zero() {
 }
 
 #[test]
+fn what_one_core_does_not_tell_is_unknown() {
+    let device = "/sys/devices/virtual/neuron_device/neuron7";
+    let node = FakeNode::trn1_32xlarge();
+    let outcome = quick(node.unreadable(&format!("{device}/core_count")));
+    assert_eq!(outcome.exit, 3, "{:?}", outcome.complaints());
+    let counter = format!("{device}/neuron_core1/stats/status/hw_error");
+    let outcome = quick(FakeNode::trn1_32xlarge().without(&counter));
+    let unknown = outcome.findings("neuron-sysfs", Status::Unknown);
+    assert!(
+        unknown
+            .iter()
+            .any(|finding| finding.subject.name == "neuron7/core1/hw_error"),
+        "{unknown:?}"
+    );
+}
+
+#[test]
 fn zero_that_the_driver_could_not_read_is_unknown() {
     let outcome = quick(
         FakeNode::trn1_32xlarge()

@@ -1,14 +1,15 @@
 //! `host`: what every node has, whatever accelerates it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use dhc_thresholds::{Action, Faults, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
 use crate::format::kernel_log::{KernelEvent, KernelLog, What, xid_entry};
 use crate::format::sysfs;
-use crate::host::{Host, ReadError};
+use crate::host::{Host, READ_LIMIT, ReadError, evidence};
 
 const MEMORY: Metric = Metric {
     name: "host.memory.size",
@@ -136,6 +137,13 @@ const KERNEL_NOTICES: Metric = Metric {
     role: Role::Context,
     fault: "gpu.application",
 };
+const KERNEL_REPEATS: Metric = Metric {
+    name: "host.kernel.repeats",
+    unit: Unit::Count,
+    about: "processes that failed on one GPU since the boot with an Xid (13, 31) that is an application's unless it repeats",
+    role: Role::Judged,
+    fault: "gpu.suspect",
+};
 const KERNEL_OVERWRITTEN: Metric = Metric {
     name: "host.kernel.overwritten",
     unit: Unit::Count,
@@ -153,7 +161,9 @@ network cards must have all their lanes; speed is only recorded, since idle link
 since the boot are a fault. The kernel's log of this boot is searched for Xid and SXid lines of NVIDIA's driver, for
 Neuron hardware errors, machine checks, disk errors and processes killed for lack of memory. What an Xid asks for
 follows NVIDIA's catalogue; where the driver itself says what is needed (Xid 154), its word counts. Lines that a
-process wrote into the kernel's log accuse nothing.",
+process wrote into the kernel's log accuse nothing. An Xid of an application (13, 31) that comes from several processes on
+one GPU is a warning. A row remap in the log (63) is a notice, since gpu-memory reads from the driver whether it still
+waits. A PCI function whose files block is given up and named; the others are read all the same.",
     metrics: &[
         &MEMORY,
         &CPUS,
@@ -173,6 +183,7 @@ process wrote into the kernel's log accuse nothing.",
         &KERNEL_FAULTS,
         &KERNEL_WARNINGS,
         &KERNEL_NOTICES,
+        &KERNEL_REPEATS,
         &KERNEL_OVERWRITTEN,
     ],
     needs: None,
@@ -190,12 +201,15 @@ impl InstanceCheck for HostCheck {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+        // First what says most and blocks least.
+        let begun = Instant::now();
+        kernel_log(&task.host, record)?;
         memory(&task.host, record)?;
         cpus(&task.host, record)?;
         clock(&task.host, record)?;
-        disks(task, record)?;
-        pcie(&task.host, record)?;
-        kernel_log(&task.host, record)
+        let reserve = RESERVE.min(task.deadline / 2);
+        pcie(&task.host, begun + task.deadline - reserve, record)?;
+        disks(task, record)
     }
 }
 
@@ -322,6 +336,9 @@ fn disks(task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     Ok(())
 }
 
+/// The vendors of the PCI functions whose links matter: NVIDIA, Amazon, Mellanox.
+const VENDORS: [&str; 3] = ["0x10de", "0x1d0f", "0x15b3"];
+
 /// What a PCI function is, if it is one whose link matters.
 fn kind_of(vendor: &str, device: &str, class: &str) -> Option<Kind> {
     match (vendor, class.get(..4)) {
@@ -337,38 +354,152 @@ fn kind_of(vendor: &str, device: &str, class: &str) -> Option<Kind> {
     }
 }
 
-fn pcie(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-    let functions = match host.list("/sys/bus/pci/devices") {
-        Ok(functions) => functions,
+/// The files of a PCI function that tell what it is, and those that are read of one whose link matters.
+const NAMES: [&str; 3] = ["vendor", "class", "device"];
+const STATES: [&str; 8] = [
+    "current_link_width",
+    "max_link_width",
+    "../max_link_width",
+    "current_link_speed",
+    "max_link_speed",
+    "aer_dev_fatal",
+    "aer_dev_nonfatal",
+    "aer_dev_correctable",
+];
+
+/// How many PCI functions are read at once, so that a few stuck ones cost one limit together.
+const AT_ONCE: usize = 64;
+
+/// What a read that blocks costs, and another for the disks that come after: no read begins later than this before the
+/// deadline, or, where that is short, in its second half.
+const RESERVE: Duration = READ_LIMIT.saturating_mul(3);
+
+/// The files of a PCI function, as far as they were read.
+struct Function {
+    bdf: String,
+    files: BTreeMap<&'static str, Result<String, ReadError>>,
+    /// Why it was not read to the end.
+    given_up: Option<String>,
+}
+
+impl Function {
+    fn read(host: &Host, bdf: &str, until: Instant) -> Function {
+        let mut function = Function {
+            bdf: bdf.to_owned(),
+            files: BTreeMap::new(),
+            given_up: None,
+        };
+        for file in NAMES {
+            function.file(host, file, until);
+        }
+        let is_told = NAMES.iter().all(|name| function.word(name).is_some());
+        if !is_told || function.kind().is_some() {
+            for file in STATES {
+                function.file(host, file, until);
+            }
+        }
+        function
+    }
+
+    /// Reads one more file, unless an earlier one blocked: a stuck driver would cost the limit for each.
+    fn file(&mut self, host: &Host, file: &'static str, until: Instant) {
+        if self.given_up.is_some() {
+            return;
+        }
+        if Instant::now() > until {
+            self.given_up = Some("no time was left to read it".to_owned());
+            return;
+        }
+        let text = host.text(format!("/sys/bus/pci/devices/{}/{file}", self.bdf));
+        if let Err(error @ ReadError::Blocked { .. }) = &text {
+            self.given_up = Some(error.to_string());
+        }
+        self.files.insert(file, text);
+    }
+
+    fn word(&self, file: &str) -> Option<&str> {
+        self.files.get(file)?.as_deref().ok()
+    }
+
+    /// Why a file that is there has no content here.
+    fn trouble(&self, file: &str) -> Option<&ReadError> {
+        let error = self.files.get(file)?.as_ref().err()?;
+        (!error.is_absent()).then_some(error)
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        let word = |file| self.word(file).unwrap_or_default();
+        kind_of(word("vendor"), word("device"), word("class"))
+    }
+}
+
+fn pcie(host: &Host, until: Instant, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let bdfs = match host.list("/sys/bus/pci/devices") {
+        Ok(bdfs) => bdfs,
         Err(error) if error.is_absent() => return record.note("the node has no PCI bus in sysfs"),
         Err(error) => return record.gap(&WIDTH_MISSING, Subject::node(), error.to_string()),
     };
-    for bdf in functions {
-        let text = |file: &str| host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"));
-        let word = |file: &str| text(file).unwrap_or_default();
-        let Some(kind) = kind_of(&word("vendor"), &word("device"), &word("class")) else {
-            continue;
+    let mut functions: Vec<Function> = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..AT_ONCE.min(bdfs.len()))
+            .map(|first| {
+                // Neighbours go to different readers, since what is stuck is often of one kind.
+                let mine = bdfs.iter().skip(first).step_by(AT_ONCE);
+                scope.spawn(move || -> Vec<Function> {
+                    mine.map(|bdf| Function::read(host, bdf, until)).collect()
+                })
+            })
+            .collect();
+        let read = |reader: std::thread::ScopedJoinHandle<'_, Vec<Function>>| {
+            reader.join().expect("a reader does not panic")
         };
-        let subject = Subject::new(kind, bdf.as_str());
-        record.device(
-            subject.clone(),
-            [("bdf", bdf.clone()), ("pci_device", word("device"))],
-        )?;
-        link_width(host, &bdf, &subject, record)?;
-        for (metric, file) in [
-            (&SPEED, "current_link_speed"),
-            (&SPEED_MAX, "max_link_speed"),
-        ] {
-            if let Some(speed) = text(file).ok().and_then(|text| sysfs::pcie_speed(&text)) {
-                record.measure(metric, subject.clone(), speed)?;
-            }
+        readers.into_iter().flat_map(read).collect()
+    });
+    functions.sort_by(|one, other| one.bdf.cmp(&other.bdf));
+    for function in &functions {
+        pci_function(function, record)?;
+    }
+    Ok(())
+}
+
+fn pci_function(function: &Function, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let bdf = function.bdf.as_str();
+    let vendor = function.word("vendor");
+    let Some(kind) = function.kind() else {
+        // What it is cannot be told from its own files. A function that is gone since the list is none.
+        let may_matter = vendor.is_none_or(|vendor| VENDORS.contains(&vendor));
+        let unread = NAMES.iter().find_map(|name| function.trouble(name));
+        let why = unread
+            .map(ToString::to_string)
+            .or_else(|| function.given_up.clone());
+        return match why.filter(|_| may_matter) {
+            Some(why) => record.gap(&WIDTH_MISSING, Subject::new(Kind::Pci, bdf), why),
+            None => Ok(()),
+        };
+    };
+    let subject = Subject::new(kind, bdf);
+    let device = function.word("device").unwrap_or_default().to_owned();
+    record.device(
+        subject.clone(),
+        [("bdf", bdf.to_owned()), ("pci_device", device)],
+    )?;
+    link_width(function, &subject, record)?;
+    for (metric, file) in [
+        (&SPEED, "current_link_speed"),
+        (&SPEED_MAX, "max_link_speed"),
+    ] {
+        if let Some(speed) = function.word(file).and_then(sysfs::pcie_speed) {
+            record.measure(metric, subject.clone(), speed)?;
         }
-        for (metric, file) in [
-            (&AER_FATAL, "aer_dev_fatal"),
-            (&AER_NONFATAL, "aer_dev_nonfatal"),
-            (&AER_CORRECTABLE, "aer_dev_correctable"),
-        ] {
-            aer(metric, &subject, text(file), record)?;
+    }
+    for (metric, file) in [
+        (&AER_FATAL, "aer_dev_fatal"),
+        (&AER_NONFATAL, "aer_dev_nonfatal"),
+        (&AER_CORRECTABLE, "aer_dev_correctable"),
+    ] {
+        match (function.files.get(file), &function.given_up) {
+            (Some(text), _) => aer(metric, &subject, text.as_deref(), record)?,
+            (None, Some(why)) => record.gap(metric, subject.clone(), why.clone())?,
+            (None, None) => {}
         }
     }
     Ok(())
@@ -376,28 +507,34 @@ fn pcie(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
 
 /// The lanes in use, and those that both ends of the link have beside them. A card in a narrow slot lacks none.
 fn link_width(
-    host: &Host,
-    bdf: &str,
+    function: &Function,
     subject: &Subject,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let text = |file: &str| host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"));
-    let lanes = |file: &str| sysfs::pcie_width(&text(file).ok()?);
-    let current = text("current_link_width").unwrap_or_default();
+    // The device above in sysfs is the other end of the link. A virtual machine often shows none.
+    let files = ["current_link_width", "max_link_width", "../max_link_width"];
+    if let Some(error) = files.iter().find_map(|file| function.trouble(file)) {
+        return record.gap(&WIDTH_MISSING, subject.clone(), error.to_string());
+    }
+    let is_cut = files.iter().any(|file| !function.files.contains_key(file));
+    if let Some(why) = function.given_up.clone().filter(|_| is_cut) {
+        return record.gap(&WIDTH_MISSING, subject.clone(), why);
+    }
+    let lanes = |file: &str| sysfs::pcie_width(function.word(file)?);
+    let current = function.word("current_link_width").unwrap_or_default();
     let Some(max) = lanes("max_link_width") else {
         return Ok(());
     };
-    if sysfs::is_off_the_bus(&current) {
+    if sysfs::is_off_the_bus(current) {
         let gone = WIDTH_MISSING
             .of(subject.clone(), max)
             .fault("host.pcie.gone");
         return record
             .add(gone.detail("its registers read as ones alone: it has fallen off the bus"));
     }
-    let Some(width) = sysfs::pcie_width(&current) else {
+    let Some(width) = sysfs::pcie_width(current) else {
         return Ok(());
     };
-    // The device above in sysfs is the other end of the link. A virtual machine often shows none.
     let max = lanes("../max_link_width").map_or(max, |above| above.min(max));
     record.measure(&WIDTH, subject.clone(), width)?;
     record.measure(&WIDTH_MISSING, subject.clone(), max.saturating_sub(width))
@@ -407,10 +544,10 @@ fn link_width(
 fn aer(
     metric: &Metric,
     subject: &Subject,
-    text: Result<String, ReadError>,
+    text: Result<&str, &ReadError>,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    match text.map(|text| sysfs::aer_total(&text)) {
+    match text.map(sysfs::aer_total) {
         Ok(Some(count)) => record.measure(metric, subject.clone(), count),
         Ok(None) => record.gap(metric, subject.clone(), "the counter has no total"),
         Err(error) if error.is_absent() => Ok(()),
@@ -426,22 +563,40 @@ fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> 
             return record.gap(&KERNEL_FAULTS, Subject::node(), why);
         }
     };
-    let mut counts: BTreeMap<(Subject, &'static str), (u64, String)> = BTreeMap::new();
+    // Each code of a device stands for itself, or a later one of the same class would hide an earlier one.
+    let mut seen: BTreeMap<(Subject, &'static str, Option<u32>), Seen> = BTreeMap::new();
+    let mut lines = String::new();
     for (event, class) in log.meanings() {
-        let (count, words) = counts.entry((subject(event), class)).or_default();
-        *count += 1;
-        // The last line of a kind says the latest state.
-        *words = quotation(event);
+        let key = (subject(event), class, code(event));
+        seen.entry(key).or_default().again(event);
+        lines.push_str(&line(event));
     }
     let mut faults = 0;
-    for ((subject, class), (count, words)) in counts {
+    let mut notices = 0;
+    for ((subject, class, code), seen) in seen {
         let metric = match Faults::built_in().action(class) {
             Action::Reset | Action::Reboot | Action::Replace => &KERNEL_FAULTS,
             Action::Investigate | Action::Retry => &KERNEL_WARNINGS,
             Action::None => &KERNEL_NOTICES,
         };
         faults += u64::from(metric.name == KERNEL_FAULTS.name);
-        record.add(metric.of(subject, count).fault(class).detail(words))?;
+        let detail = seen.detail();
+        // Nothing judges a notice, so that it would be seen nowhere else.
+        if metric.name == KERNEL_NOTICES.name && notices < NOTICES_TOLD {
+            notices += 1;
+            record.note(format!("{subject}: {detail}"))?;
+        }
+        let entry = code
+            .filter(|_| class == "gpu.application")
+            .and_then(xid_entry);
+        if entry.is_some_and(|entry| entry.investigation.starts_with("WORKFLOW_XID_")) {
+            let repeats = KERNEL_REPEATS.of(subject.clone(), seen.processes.len());
+            record.add(repeats.detail(detail.clone()))?;
+        }
+        record.add(metric.of(subject, seen.count).fault(class).detail(detail))?;
+    }
+    if !lines.is_empty() {
+        record.evidence(evidence("kmsg", &lines))?;
     }
     if faults == 0 {
         record.measure(&KERNEL_FAULTS, Subject::node(), 0_u64)?;
@@ -470,14 +625,80 @@ fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> 
     ))
 }
 
+/// How many notices of the kernel's log are told in words.
+const NOTICES_TOLD: usize = 20;
+
+/// How often something stands in the log, and when.
+#[derive(Default)]
+struct Seen {
+    count: u64,
+    first_us: Option<u64>,
+    last_us: Option<u64>,
+    /// The last line, which says the latest state.
+    words: String,
+    /// The processes that it names. One that fails writes many lines; lines without a name count as one.
+    processes: BTreeSet<String>,
+}
+
+impl Seen {
+    fn again(&mut self, event: &KernelEvent) {
+        self.count += 1;
+        self.first_us = self.first_us.or(event.at_us);
+        self.last_us = event.at_us.or(self.last_us);
+        self.words = quotation(event);
+        let process = event.quote.split_once("pid=").map(|(_, rest)| rest);
+        let process = process.and_then(|rest| rest.split(',').next());
+        self.processes
+            .insert(process.unwrap_or_default().to_owned());
+    }
+
+    fn detail(&self) -> String {
+        let seconds = |us: Option<u64>| us.map(|us| us / 1_000_000);
+        match (seconds(self.first_us), seconds(self.last_us)) {
+            (Some(_), Some(last)) if self.count == 1 => {
+                format!("{} ({last} s after the boot)", self.words)
+            }
+            (Some(first), Some(last)) => {
+                format!("{} ({first} to {last} s after the boot)", self.words)
+            }
+            _ => self.words.clone(),
+        }
+    }
+}
+
+/// An event as `dmesg` prints it.
+fn line(event: &KernelEvent) -> String {
+    match event.at_us {
+        Some(us) => format!(
+            "[{:5}.{:06}] {}\n",
+            us / 1_000_000,
+            us % 1_000_000,
+            event.quote
+        ),
+        None => format!("{}\n", event.quote),
+    }
+}
+
+/// The driver's number of an event, if it has one.
+fn code(event: &KernelEvent) -> Option<u32> {
+    match event.what {
+        What::Xid { code, .. } | What::Sxid { code, .. } => Some(code),
+        _ => None,
+    }
+}
+
 /// Which device an event is about.
 fn subject(event: &KernelEvent) -> Subject {
     match &event.what {
         What::Xid { bdf, .. } | What::OffTheBus { bdf } => Subject::new(Kind::Gpu, bdf.as_str()),
         What::Sxid { bdf, .. } => Subject::new(Kind::Nvswitch, bdf.as_str()),
-        What::Neuron { device, core, .. } => {
-            Subject::new(Kind::NeuronCore, format!("neuron{device}/core{core}"))
-        }
+        What::Neuron { device, core, .. } => match (device, core) {
+            (Some(device), Some(core)) => {
+                Subject::new(Kind::NeuronCore, format!("neuron{device}/core{core}"))
+            }
+            (Some(device), None) => Subject::new(Kind::NeuronDevice, format!("neuron{device}")),
+            (None, _) => Subject::node(),
+        },
         What::Pcie { bdf } => Subject::new(Kind::Pci, bdf.as_str()),
         What::Disk { device } => Subject::new(Kind::Disk, device.as_str()),
         What::HardwareError | What::Corrected | What::BootBefore | What::OutOfMemory => {

@@ -68,6 +68,7 @@ impl InstanceCheck for NeuronCount {
             record.note("neither the Neuron driver nor the PCI bus shows a Neuron device")?;
         }
         let mut cores = 0;
+        let mut not_read = None;
         for device in &devices {
             let subject = Subject::new(Kind::NeuronDevice, device.name());
             let word = |file: &str| {
@@ -86,9 +87,14 @@ impl InstanceCheck for NeuronCount {
             )?;
             // The driver's own number and the directories must agree; the smaller one is what can be used.
             let shown = device.cores.len() as u64;
-            let said = host
-                .number(format!("{}/core_count", device.path))
-                .unwrap_or(shown);
+            let said = match host.number(format!("{}/core_count", device.path)) {
+                Ok(said) => said,
+                Err(error) if error.is_absent() => shown,
+                Err(error) => {
+                    not_read = Some(error);
+                    shown
+                }
+            };
             if said != shown {
                 record.note(format!(
                     "{subject} says that it has {said} cores and shows {shown}"
@@ -106,6 +112,9 @@ impl InstanceCheck for NeuronCount {
             .collect();
         let seen = format!("devices that are there: {}", indices.join(", "));
         record.add(DEVICES.of(Subject::node(), devices.len()).detail(seen))?;
-        record.measure(&CORES, Subject::node(), cores)
+        match not_read {
+            Some(error) => record.gap(&CORES, Subject::node(), error.to_string()),
+            None => record.measure(&CORES, Subject::node(), cores),
+        }
     }
 }

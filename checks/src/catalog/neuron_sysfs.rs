@@ -1,5 +1,7 @@
 //! `neuron-sysfs`: every hardware and status counter of every Neuron device and core.
 
+use std::collections::BTreeSet;
+
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
@@ -115,10 +117,12 @@ impl InstanceCheck for NeuronSysfs {
         let sram_not_read = host
             .kernel_log()
             .is_ok_and(|log| String::from_utf8_lossy(&log).contains(SRAM_NOT_READ));
+        let usual = usual_counters(host, &devices);
         for device in &devices {
             device_counters(host, device, sram_not_read, record)?;
             for core in &device.cores {
                 core_counters(host, device, *core, before.as_ref(), &mut now, record)?;
+                missing_counters(host, device, *core, &usual, record)?;
             }
         }
         match (&before, &task.state) {
@@ -177,6 +181,45 @@ fn device_counters(
     Ok(())
 }
 
+/// The hardware counters that any core shows.
+fn usual_counters(host: &Host, devices: &[NeuronDevice]) -> BTreeSet<String> {
+    let cores = devices
+        .iter()
+        .flat_map(|device| device.cores.iter().map(move |core| (device, *core)));
+    let names =
+        cores.flat_map(|(device, core)| host.list(status(device, core)).unwrap_or_default());
+    names
+        .filter(|name| matches!(core_counter(name), CoreCounter::Hardware(_)))
+        .collect()
+}
+
+/// A counter of the hardware that other cores show and this one does not is not zero.
+fn missing_counters(
+    host: &Host,
+    device: &NeuronDevice,
+    core: u32,
+    usual: &BTreeSet<String>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let Ok(names) = host.list(status(device, core)) else {
+        return Ok(());
+    };
+    for name in usual.iter().filter(|name| !names.contains(*name)) {
+        let subject = Subject::new(
+            Kind::NeuronCore,
+            format!("{}/core{core}/{name}", device.name()),
+        );
+        let why = "the driver shows this counter for other cores and not for this one";
+        record.gap(&HARDWARE, subject, why)?;
+    }
+    Ok(())
+}
+
+/// Where a core has its counters.
+fn status(device: &NeuronDevice, core: u32) -> String {
+    format!("{}/neuron_core{core}/stats/status", device.path)
+}
+
 fn core_counters(
     host: &Host,
     device: &NeuronDevice,
@@ -185,7 +228,7 @@ fn core_counters(
     now: &mut Readings,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let status = format!("{}/neuron_core{core}/stats/status", device.path);
+    let status = status(device, core);
     let subject = |counter: &str| {
         Subject::new(
             Kind::NeuronCore,

@@ -72,9 +72,13 @@ impl InstanceCheck for RdmaNic {
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let host = &task.host;
-        let mut devices = host
-            .rdma_devices()
-            .map_err(|error| CheckError::Unavailable(error.to_string()))?;
+        let mut devices = match host.rdma_devices() {
+            Ok(devices) => devices,
+            Err(error) => {
+                record.gap(&COUNT, Subject::node(), error.to_string())?;
+                return record.gap(&ACTIVE, Subject::node(), error.to_string());
+            }
+        };
         devices.retain(|device| !device.is_efa);
         record.measure(&COUNT, Subject::node(), devices.len())?;
         let (mut active, mut not_read) = (0_u64, None);

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use exec::{Captured, Command, Ended, ExecError, GRACE, Listener, Output, escape};
+pub use exec::{Captured, Command, Ended, ExecError, GRACE, Listener, Output, escape, evidence};
 pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
 pub use neuron::NeuronDevice;
 pub use rdma::{RdmaDevice, RdmaPort};

@@ -40,7 +40,7 @@ impl Host {
     /// The RDMA devices with a PCI function behind them; those made of software have none and are left out.
     ///
     /// # Errors
-    /// When the directory is there and cannot be read.
+    /// When the directory or what a device is can not be read: how many there are is not known then.
     pub fn rdma_devices(&self) -> Result<Vec<RdmaDevice>, ReadError> {
         let names = match self.list(DEVICES) {
             Ok(names) => names,
@@ -49,18 +49,22 @@ impl Host {
         };
         let device = |name: String| {
             let text = |file: &str| self.text(format!("{DEVICES}/{name}/{file}"));
-            let vendor = text("device/vendor").ok()?;
+            let vendor = match text("device/vendor") {
+                Err(error) if error.is_absent() => return None,
+                Err(error) => return Some(Err(error)),
+                Ok(vendor) => vendor,
+            };
             let pci_device = text("device/device").unwrap_or_default();
-            Some(RdmaDevice {
+            Some(Ok(RdmaDevice {
                 is_efa: vendor == AMAZON && pci_device.starts_with("0xefa"),
                 bdf: self
                     .link(format!("{DEVICES}/{name}/device"))
                     .unwrap_or_default(),
                 guid: text("node_guid").unwrap_or_default(),
                 name,
-            })
+            }))
         };
-        Ok(names.into_iter().filter_map(device).collect())
+        names.into_iter().filter_map(device).collect()
     }
 
     /// The ports of a device, in order.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::files::{READ_LIMIT, in_time};
 use super::{Host, ReadError};
 
 /// Space of a file system.
@@ -21,18 +22,17 @@ impl Host {
     /// The space of the file system that holds `path`.
     ///
     /// # Errors
-    /// When the path is missing or the kernel refuses.
+    /// When the path is missing, or the kernel refuses or does not answer.
     pub fn space(&self, path: &Path) -> Result<Space, ReadError> {
         let below = self.root.join(path.strip_prefix("/").unwrap_or(path));
-        let stat = rustix::fs::statvfs(&below).map_err(|errno| match errno {
-            Errno::NOENT => ReadError::Absent {
-                path: path.to_owned(),
-            },
-            errno => ReadError::Unreadable {
-                path: path.to_owned(),
-                errno,
-            },
-        })?;
+        let path = path.to_owned();
+        // A network file system whose server is gone never answers.
+        let stat = match in_time(READ_LIMIT, move || rustix::fs::statvfs(&below)) {
+            Some(Ok(stat)) => stat,
+            Some(Err(Errno::NOENT)) => return Err(ReadError::Absent { path }),
+            Some(Err(errno)) => return Err(ReadError::Unreadable { path, errno }),
+            None => return Err(ReadError::Blocked { path }),
+        };
         Ok(Space {
             total_bytes: stat.f_blocks * stat.f_frsize,
             free_bytes: stat.f_bavail * stat.f_frsize,

@@ -45,6 +45,13 @@ pub(super) fn kmsg_sequence(line: &str) -> Option<u64> {
     head.split(',').nth(1)?.parse().ok()
 }
 
+/// When a `/dev/kmsg` record was written, in microseconds since the boot.
+pub(super) fn kmsg_microseconds(line: &str) -> Option<u64> {
+    let (head, _) = line.split_once(';')?;
+    kmsg_priority(head)?;
+    head.split(',').nth(2)?.parse().ok()
+}
+
 fn is_facility(word: &str) -> bool {
     matches!(
         word,

@@ -3,7 +3,9 @@
 //! Lines come as `/dev/kmsg` records (`priority,sequence,microseconds,flags;text`, Linux
 //! Documentation/ABI/testing/dev-kmsg), as `dmesg` prints them (with or without stamp, `--decode`, `--time-format iso`),
 //! or through syslog (`... kernel: text`). Any process of root can write to `/dev/kmsg`, so a record whose facility is
-//! not the kernel's accuses nothing, and a driver's mark counts only where its message begins.
+//! not the kernel's accuses nothing, and a driver's mark counts only where its message begins. The mark of a Neuron error
+//! is the exception: the runtime hands its line to the driver, which prints it as the kernel's (`ncdev_printk` of
+//! aws-neuron-driver), and what stands before the mark differs from one version to the next.
 //!
 //! Shapes of Xid and SXid lines: NVIDIA's "Xid Errors" and logs of users; of Neuron lines: AWS Neuron SDK, "Neuron
 //! Runtime Troubleshooting"; of the others: `arch/x86/kernel/cpu/mce/core.c`, `drivers/edac/edac_mc.c`,
@@ -15,7 +17,7 @@ mod meaning;
 
 use std::collections::BTreeSet;
 
-use envelope::{kernel_message, kmsg_sequence};
+use envelope::{kernel_message, kmsg_microseconds, kmsg_sequence};
 pub use meaning::{XidEntry, xid_entry};
 
 /// Longest line that is looked at; the kernel itself cuts records at about a thousand bytes.
@@ -40,6 +42,8 @@ pub struct KernelLog {
     pub not_kept: usize,
     /// Whether one of these was of a kind that is not among the events.
     pub kinds_lost: bool,
+    /// How many of the events stand before NVIDIA's driver was last loaded.
+    before_driver: usize,
 }
 
 /// One line (or group of lines) about hardware.
@@ -49,6 +53,8 @@ pub struct KernelEvent {
     pub what: What,
     /// The message in its own words, printable and cut to a quotation.
     pub quote: String,
+    /// When, in microseconds since the boot, where the record tells.
+    pub at_us: Option<u64>,
 }
 
 /// What a line says.
@@ -71,22 +77,22 @@ pub enum What {
         bdf: String,
         /// The code.
         code: u32,
-        /// Whether the switch calls it fatal.
-        fatal: bool,
+        /// Whether the switch calls it fatal, if it says.
+        fatal: Option<bool>,
     },
     /// A GPU fell off the bus, said without an Xid.
     OffTheBus {
         /// Its PCI address.
         bdf: String,
     },
-    /// The Neuron runtime reported an uncorrectable error.
+    /// The Neuron runtime reported an error of the hardware.
     Neuron {
         /// Its name: `SRAM_UNCORRECTABLE_ERROR` and the like.
         error: String,
-        /// The device's index.
-        device: u32,
-        /// The core's index.
-        core: u32,
+        /// The device's index, if the line tells.
+        device: Option<u32>,
+        /// The core's index, if the line tells.
+        core: Option<u32>,
     },
     /// A machine check or memory error that was not corrected.
     HardwareError,
@@ -117,6 +123,8 @@ pub enum Recovery {
     Reset,
     /// A reboot of the node.
     Reboot,
+    /// Work on the NVLink domain that several nodes share.
+    Fabric,
 }
 
 impl KernelLog {
@@ -133,6 +141,7 @@ impl KernelLog {
                 reader.log.overwritten = kmsg_sequence(&line).unwrap_or(0);
             }
             if let Some(message) = kernel_message(&line) {
+                reader.at_us = kmsg_microseconds(&line);
                 reader.message(message);
             }
         }
@@ -154,6 +163,8 @@ impl KernelLog {
 #[derive(Default)]
 struct Reader {
     log: KernelLog,
+    /// When the line under way was written.
+    at_us: Option<u64>,
     /// The GPU whose end the next lines tell.
     off_the_bus: Option<String>,
     /// The firmware's record under way.
@@ -162,6 +173,9 @@ struct Reader {
 
 impl Reader {
     fn message(&mut self, message: &str) {
+        if message.starts_with("NVRM: loading NVIDIA UNIX ") {
+            self.log.before_driver = self.log.events.len();
+        }
         if let Some(record) = firmware::Record::begin(message) {
             self.end_of_record();
             self.firmware = Some(record);
@@ -203,6 +217,7 @@ impl Reader {
     /// A flood of one kind must not hide another: what is new since the last recovery is kept beyond the number of those
     /// that are kept.
     fn keep(&mut self, what: What, quote: String) {
+        let at_us = self.at_us;
         let log = &mut self.log;
         let full = log.events.len() >= EVENTS_MAX;
         let mut since = log.events.iter().rev();
@@ -212,7 +227,7 @@ impl Reader {
                 .take_while(|event| event.what.recovered().is_none())
                 .all(|event| event.what != what);
         if !full || is_new && log.events.len() < 2 * EVENTS_MAX {
-            log.events.push(KernelEvent { what, quote });
+            log.events.push(KernelEvent { what, quote, at_us });
         } else {
             log.not_kept += 1;
             log.kinds_lost |= is_new;
@@ -241,8 +256,8 @@ fn what(message: &str) -> Option<What> {
     if message.starts_with("nvidia-nvswitch") {
         return sxid(message);
     }
-    if let Some(rest) = message.strip_prefix("NEURON_HW_ERR=") {
-        return neuron(rest);
+    if let Some(what) = neuron(message) {
+        return Some(what);
     }
     if let Some(rest) = message.strip_prefix("NVRM: GPU ") {
         let bdf = rest.split(':').count() >= 3 && rest.contains("GPU has fallen off the bus");
@@ -291,6 +306,8 @@ fn xid(rest: &str) -> Option<What> {
 fn recovery(text: &str) -> Option<Recovery> {
     let (_, target) = text.rsplit_once(" to ")?;
     let asked = [
+        ("IMEX", Recovery::Fabric),
+        ("0x5", Recovery::Fabric),
         ("Reboot", Recovery::Reboot),
         // "Drain P2P" and "Drain and Reset" end in a reset; "GPU Reset Required" is one.
         ("Reset", Recovery::Reset),
@@ -303,16 +320,17 @@ fn recovery(text: &str) -> Option<Recovery> {
         .map(|(_, recovery)| *recovery)
 }
 
-/// `nvidia-nvswitch3: SXid (PCI:0000:05:00.0): 12028, Non-fatal, Link 32 ...`. Lines with the same code that give its
-/// severity or data in numbers say nothing new.
+/// `nvidia-nvswitch3: SXid (PCI:0000:05:00.0): 12028, Non-fatal, Link 32 ...`, or `26006, SOE HALTED` without a word of how
+/// grave it is. Lines with the same code that give its severity or data in numbers say nothing new.
 fn sxid(message: &str) -> Option<What> {
     let (_, rest) = message.split_once(": SXid (PCI:")?;
     let (bdf, rest) = rest.split_once("): ")?;
     let (code, rest) = rest.split_once(", ")?;
     let fatal = match rest.split([',', ' ']).next()? {
-        "Fatal" => true,
-        "Non-fatal" => false,
-        _ => return None,
+        "Fatal" => Some(true),
+        "Non-fatal" => Some(false),
+        "Severity" | "Data" => return None,
+        _ => None,
     };
     Some(What::Sxid {
         bdf: whole_bdf(bdf)?,
@@ -321,20 +339,37 @@ fn sxid(message: &str) -> Option<What> {
     })
 }
 
-/// `SRAM_UNCORRECTABLE_ERROR instance-id=.. nd-id=0 nc-id=0 serial-num=.. action=TERMINATE_INSTANCE`
-fn neuron(rest: &str) -> Option<What> {
-    let mut words = rest.split_whitespace();
-    let error = words.next()?;
+/// `NEURON_HW_ERR=SRAM_UNCORRECTABLE_ERROR instance-id=.. nd-id=0 nc-id=0 serial-num=.. action=TERMINATE_INSTANCE`, with
+/// anything before the mark, `neuron0: ` for one, and `device=0` or nothing in place of `nd-id=0`.
+fn neuron(message: &str) -> Option<What> {
+    // What audit prints holds the words of processes.
+    let (before, rest) = message
+        .split_once("NEURON_HW_ERR=")
+        .filter(|_| !message.starts_with("audit: "))?;
+    let error = rest.split_whitespace().next()?;
     let known = error
         .bytes()
-        .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
         && error.len() <= 64;
-    let mut number = |key: &str| words.find_map(|word| word.strip_prefix(key)?.parse().ok());
-    let (device, core) = (number("nd-id=")?, number("nc-id=").unwrap_or(0));
+    let number = |key: &str| {
+        let mut words = rest.split([' ', '\t', ',']);
+        words.find_map(|word| word.strip_prefix(key)?.parse().ok())
+    };
+    let prefix = || {
+        let mut words = before.split_whitespace();
+        words.find_map(|word| {
+            word.strip_prefix("neuron")?
+                .trim_end_matches(':')
+                .parse()
+                .ok()
+        })
+    };
     known.then(|| What::Neuron {
         error: error.to_owned(),
-        device,
-        core,
+        device: number("nd-id=")
+            .or_else(|| number("device="))
+            .or_else(prefix),
+        core: number("nc-id=").or_else(|| number("core=")),
     })
 }
 
@@ -347,11 +382,16 @@ fn pcie(message: &str) -> Option<What> {
             .split_whitespace()
             .find_map(|word| whole_bdf(word.trim_end_matches(':')))
     };
-    if said.starts_with("PCIe Bus Error: severity=Uncorrect") {
+    let aer = said.strip_prefix("AER: ");
+    let told = aer.unwrap_or(said);
+    if told.starts_with("PCIe Bus Error: severity=Uncorrect") {
         return Some(What::Pcie { bdf: whose()? });
     }
-    let (_, from) = said
-        .strip_prefix("AER: Uncorrect")
+    let told = aer?;
+    let (_, from) = told
+        .strip_prefix("Multiple ")
+        .unwrap_or(told)
+        .strip_prefix("Uncorrect")
         .and_then(|rest| rest.rsplit_once(' '))?;
     Some(What::Pcie {
         bdf: whole_bdf(from).or_else(whose)?,
@@ -571,6 +611,7 @@ mod tests {
             ["gpu.needs_reset"]
         );
         assert_eq!(classes(&ask("0x3 (Drain P2P)")), ["gpu.needs_reset"]);
+        assert_eq!(classes(&ask("0x5 (Recover IMEX)")), ["nvlink.fabric"]);
         assert_eq!(classes(&ask("0x0 (None)")), ["gpu.application"]);
         assert_eq!(
             classes("NVRM: Xid (PCI:0008:01:00): 154, something new\n"),
@@ -596,7 +637,7 @@ mod tests {
 
     #[test]
     fn an_application_s_own_fault_does_not_accuse_the_gpu() {
-        for code in [13, 31, 43, 45, 69, 94] {
+        for code in [13, 31, 43, 45, 69] {
             assert_eq!(
                 classes(&format!("NVRM: Xid (PCI:0000:01:00): {code}, x\n")),
                 ["gpu.application"],
@@ -608,8 +649,41 @@ mod tests {
             ["gpu.suspect"]
         );
         assert_eq!(
-            classes("NVRM: Xid (PCI:0000:01:00): 119, x\n"),
+            classes("NVRM: Xid (PCI:0000:01:00): 62, x\n"),
             ["gpu.needs_reset"]
+        );
+    }
+
+    #[test]
+    fn an_xid_that_a_person_has_to_look_into_is_no_application_s() {
+        for (code, class) in [
+            (54, "gpu.power_missing"),
+            (63, "gpu.memory.remap_logged"),
+            (74, "nvlink.xid"),
+            (92, "gpu.suspect"),
+            (94, "gpu.suspect"),
+            (119, "gpu.gsp"),
+            (120, "gpu.gsp"),
+            (137, "gpu.suspect"),
+        ] {
+            let line = format!("NVRM: Xid (PCI:0000:01:00): {code}, x\n");
+            assert_eq!(classes(&line), [class], "{code}");
+        }
+    }
+
+    #[test]
+    fn a_driver_that_was_loaded_again_has_cleared_what_a_reset_clears() {
+        let loading = "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  570.158.01\n";
+        let xid = |code: u32| format!("NVRM: Xid (PCI:0000:01:00): {code}, x\n");
+        assert_eq!(classes(&format!("{}{loading}", xid(95))), [""; 0]);
+        assert_eq!(
+            classes(&format!("{loading}{}", xid(95))),
+            ["gpu.memory.uncorrectable_now"]
+        );
+        assert_eq!(classes(&format!("{}{loading}", xid(79))), ["gpu.lost"]);
+        assert_eq!(
+            classes(&format!("{}{loading}", xid(64))),
+            ["gpu.memory.remap_failed"]
         );
     }
 
@@ -621,7 +695,7 @@ mod tests {
             )
         };
         assert_eq!(classes(&line("Fatal")), ["nvlink.errors"]);
-        assert_eq!(classes(&line("Nonfatal")), ["gpu.application"]);
+        assert_eq!(classes(&line("Nonfatal")), ["nvlink.suspect"]);
     }
 
     #[test]
@@ -631,6 +705,14 @@ mod tests {
                     nvidia-nvswitch0: SXid (PCI:0000:c3:00.0): 24007, Data {0x50610002, 0x10100030}\n\
                     nvidia-nvswitch3: SXid (PCI:0000:05:00.0): 12028, Non-fatal, Link 32 egress\n";
         assert_eq!(classes(text), ["nvswitch.fatal", "nvswitch.nonfatal"]);
+        for end in [
+            "26006, SOE HALTED",
+            "26007, SOE EXTERR",
+            "26008, SOE Watchdog error",
+        ] {
+            let text = format!("nvidia-nvswitch0: SXid (PCI:0004:00:00.0): {end}\n");
+            assert_eq!(classes(&text), ["nvswitch.suspect"], "{end}");
+        }
     }
 
     #[test]
@@ -654,8 +736,8 @@ mod tests {
             events(text),
             [What::Neuron {
                 error: "SRAM_UNCORRECTABLE_ERROR".into(),
-                device: 3,
-                core: 1
+                device: Some(3),
+                core: Some(1)
             }]
         );
         assert_eq!(classes(text), ["neuron.uncorrectable"]);
@@ -663,6 +745,44 @@ mod tests {
             classes("NEURON_HW_ERR=DMA_ERROR nd-id=0 nc-id=0\n"),
             ["neuron.hardware"]
         );
+        assert_eq!(
+            classes("NEURON_HW_ERR=HANG_ON_COLLECTIVES nd-id=0 nc-id=0\n"),
+            ["neuron.hang"]
+        );
+    }
+
+    #[test]
+    fn a_neuron_error_is_found_behind_any_prefix_and_without_a_device() {
+        for (line, named) in [
+            (
+                "3,100,5000,-;2026-11-24T20:43:50Z NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR nd-id=0",
+                Some(0),
+            ),
+            (
+                "3,100,5000,-;NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR affecting neuron devices",
+                None,
+            ),
+            (
+                "3,100,5000,-;neuron0: NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR device=0",
+                Some(0),
+            ),
+            (
+                "3,100,5000,-;neuron4: NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR",
+                Some(4),
+            ),
+        ] {
+            let found = events(line);
+            let [What::Neuron { device, .. }] = found[..] else {
+                panic!("`{line}`: {found:?}");
+            };
+            assert_eq!(device, named, "{line}");
+        }
+        for line in [
+            "11,100,5000,-;x NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR nd-id=0",
+            "5,100,5000,-;audit: type=1327 proctitle=NEURON_HW_ERR=DMA_ERROR nd-id=0",
+        ] {
+            assert_eq!(events(line), [], "{line}");
+        }
     }
 
     #[test]
@@ -808,6 +928,8 @@ mod tests {
     fn the_first_record_tells_how_much_was_overwritten() {
         let overwritten = |text: &str| KernelLog::read(text.as_bytes()).overwritten;
         assert_eq!(overwritten("6,5120,1,-;x\n6,5121,2,-;y\n"), 5120);
+        let log = KernelLog::read(b"3,9,1234567,-;NVRM: Xid (PCI:0000:01:00): 79, x\n");
+        assert_eq!(log.events[0].at_us, Some(1_234_567));
         assert_eq!(overwritten("6,0,1,-;Linux version 6.1\n"), 0);
         assert_eq!(overwritten("[  0.0] Linux version 6.1\n"), 0);
     }
@@ -830,6 +952,16 @@ mod tests {
                 bdf: "0000:5e:00.0".into()
             }]
         );
+        for line in [
+            "pcieport 0000:5e:00.0: AER: Multiple Uncorrectable (Non-Fatal) error message received from 0000:5e:00.0",
+            "pcieport 0000:5e:00.0: AER: Multiple Uncorrected (Fatal) error received: 0000:5e:00.0",
+            "nvme 0000:5e:00.0: AER: PCIe Bus Error: severity=Uncorrected (Non-Fatal), type=Transaction Layer",
+        ] {
+            let found = What::Pcie {
+                bdf: "0000:5e:00.0".into(),
+            };
+            assert_eq!(events(line), [found], "{line}");
+        }
         assert_eq!(
             events(
                 "nvme 0000:5e:00.0: PCIe Bus Error: severity=Correctable, type=Physical Layer\n"

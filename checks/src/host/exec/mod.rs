@@ -253,6 +253,20 @@ pub struct Output {
     line: Vec<String>,
 }
 
+/// A text that no command printed, as evidence: shortened, printable, without secrets.
+pub fn evidence(name: &str, text: &str) -> Evidence {
+    let captured = Captured::beginning(text.as_bytes().to_vec(), 0);
+    Evidence {
+        name: name.to_owned(),
+        argv: Vec::new(),
+        ended: None,
+        bytes: captured.total_bytes,
+        truncated: captured.kept().len() > 2 * QUOTED_BYTES,
+        text: captured.quotation(),
+        sha256: captured.sha256,
+    }
+}
+
 impl Output {
     /// The output as evidence under this name: shortened, printable, without secrets.
     pub fn evidence(&self, name: &str) -> Vec<Evidence> {
