@@ -138,7 +138,7 @@ pub struct At {
     /// Nodes that took part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u32>,
-    /// The libfabric provider or other transport.
+    /// The libfabric provider or other transport, or the mode that a device was in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
 }
@@ -323,7 +323,7 @@ impl Measurement {
         self
     }
 
-    /// Over this provider or transport.
+    /// Over this provider or transport, or in this mode.
     pub fn over(mut self, provider: impl Into<String>) -> Self {
         self.at.provider = Some(provider.into());
         self

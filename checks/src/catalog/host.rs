@@ -231,6 +231,9 @@ fn memory(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     })
 }
 
+/// The mode in which CPUs are counted where each core runs one thread: a table may ask for fewer then.
+const SMT_OFF: &str = "smt-off";
+
 fn cpus(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     let all = || Subject::new(Kind::Cpu, "cpus");
     match host
@@ -241,6 +244,7 @@ fn cpus(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
             let online = CPUS.of(all(), count);
             record.add(if has_smt_off(host) {
                 online
+                    .over(SMT_OFF)
                     .fault("host.cpu.smt")
                     .detail("each core runs one thread, since SMT is off")
             } else {
