@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dhc_checks::host::Host;
+use dhc_checks::host::{Host, ReadError};
 use dhc_thresholds::{Hardware, Identity};
 
 const NVIDIA: &str = "0x10de";
@@ -120,11 +120,16 @@ fn there(host: &Host) -> BTreeSet<Hardware> {
     let mut there = BTreeSet::new();
     let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
     for bdf in functions {
-        let word = |file: &str| {
-            host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"))
-                .unwrap_or_default()
-        };
+        let word = |file: &str| host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"));
         let (vendor, class) = (word("vendor"), word("class"));
+        // Where one does not answer others may not either, and each would cost its whole time limit. The `host` check names
+        // them.
+        if let (Err(ReadError::Blocked { .. }), _) | (_, Err(ReadError::Blocked { .. })) =
+            (&vendor, &class)
+        {
+            break;
+        }
+        let (vendor, class) = (vendor.unwrap_or_default(), class.unwrap_or_default());
         // PCI class 03xxxx is a display controller: every NVIDIA GPU, with or without a display.
         if vendor == NVIDIA && class.starts_with("0x03") {
             there.insert(Hardware::NvidiaGpu);

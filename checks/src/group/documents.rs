@@ -243,7 +243,7 @@ impl<'a> Documents<'a> {
     /// The launch has ended: whoever has not delivered by now never will.
     pub(super) fn launch_has_ended(mut self, output: &Output) {
         let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
-        let said = output.stderr.quotation();
+        let said = output.stderr.last_words();
         let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
         for complaint in complaints(&text).into_iter().filter(|_| !by_us) {

@@ -236,7 +236,7 @@ pub(super) fn ask(
     if output.ended != Ended::Exited(0) {
         return Err(refused(
             output.ended.to_string(),
-            output.stderr.quotation().trim().to_owned(),
+            output.stderr.last_words(),
         ));
     }
     Ok((stdout, output.stderr.quotation()))

@@ -134,7 +134,7 @@ impl<'a> Kubernetes<'a> {
                 said: format!("the answer is not the node {name}"),
             });
         }
-        let said = output.stderr.quotation();
+        let said = output.stderr.last_words();
         let said = match said.trim() {
             "" => output.ended.to_string(),
             said => format!("{said} ({})", output.ended),

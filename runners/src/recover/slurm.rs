@@ -55,7 +55,7 @@ impl<'a> Slurm<'a> {
         if output.ended == Ended::Exited(0) {
             return Ok(String::from_utf8_lossy(&output.stdout.kept()).into_owned());
         }
-        let said = output.stderr.quotation();
+        let said = output.stderr.last_words();
         let said = match said.trim() {
             "" => output.ended.to_string(),
             said => format!("{said} ({})", output.ended),

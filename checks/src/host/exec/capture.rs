@@ -7,12 +7,11 @@ use sha2::{Digest, Sha256};
 
 use super::redact;
 
-/// How much of the beginning and of the end of an output is kept.
+/// How much of the beginning and of the end of an output is kept, and stands in a result as evidence.
 pub(super) const KEPT_BYTES: usize = 256 << 10;
 
-/// How much of the beginning and of the end of an output stands in a result as evidence: the longest real one, DCGM's
-/// diagnostic of level 4 on eight GPUs, has about 20 KiB.
-pub(super) const QUOTED_BYTES: usize = 32 << 10;
+/// How much of the end of an output stands in a message.
+const LAST_WORDS_BYTES: usize = 2 << 10;
 
 /// What came out of a pipe: all that was written is counted and digested, the beginning and the end are kept.
 #[derive(Clone, Debug, Default)]
@@ -46,30 +45,36 @@ impl Captured {
         self.total_bytes > (self.head.len() + self.tail.len()) as u64
     }
 
+    /// The end of it, for a message: printable, without secrets, no longer than people read.
+    pub fn last_words(&self) -> String {
+        let kept = self.kept();
+        let end = &kept[kept.len().saturating_sub(LAST_WORDS_BYTES)..];
+        redact::text(&escape(end)).trim().to_owned()
+    }
+
     /// The beginning and the end for people: printable, without secrets.
     pub fn quotation(&self) -> String {
-        let kept = self.kept();
-        if kept.len() <= 2 * QUOTED_BYTES {
-            return redact::text(&escape(&kept));
+        if !self.is_truncated() {
+            return redact::text(&escape(&self.kept()));
         }
-        let (head, tail) = (&kept[..QUOTED_BYTES], &kept[kept.len() - QUOTED_BYTES..]);
-        let left_out = self.total_bytes - 2 * QUOTED_BYTES as u64;
+        let left_out = self.total_bytes - (self.head.len() + self.tail.len()) as u64;
         redact::text(&format!(
             "{}\n[... {left_out} bytes left out ...]\n{}",
-            escape(head),
-            escape(tail)
+            escape(&self.head),
+            escape(&self.tail)
         ))
     }
 }
 
-/// Bytes as text that a terminal and a reader of JSON can bear: control characters and bytes that are not UTF-8 become
-/// `\x1b` and the like.
+/// Bytes as text that a terminal and a reader of JSON can bear, and from which they can be had back: control characters
+/// and bytes that are not UTF-8 become `\x1b` and the like, and a backslash becomes two.
 pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
                 '\n' | '\t' => text.push(c),
+                '\\' => text.push_str(r"\\"),
                 c if c.is_control() => text.push_str(&format!("\\x{:02x}", c as u32)),
                 c => text.push(c),
             }

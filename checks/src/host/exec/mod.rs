@@ -22,7 +22,7 @@ use rustix::process::{Signal, kill_process, kill_process_group};
 
 use super::processes::{self, pid};
 use super::{Host, redact};
-use capture::{Pipe, QUOTED_BYTES};
+use capture::Pipe;
 use report_file::ReportFile;
 
 pub use capture::{Captured, escape};
@@ -261,7 +261,7 @@ pub fn evidence(name: &str, text: &str) -> Evidence {
         argv: Vec::new(),
         ended: None,
         bytes: captured.total_bytes,
-        truncated: captured.kept().len() > 2 * QUOTED_BYTES,
+        truncated: captured.is_truncated(),
         text: captured.quotation(),
         sha256: captured.sha256,
     }
@@ -282,7 +282,7 @@ impl Output {
             ended: Some(format!("{}{left}", self.ended)),
             bytes: captured.total_bytes,
             sha256: captured.sha256.clone(),
-            truncated: captured.is_truncated() || captured.kept().len() > 2 * QUOTED_BYTES,
+            truncated: captured.is_truncated(),
             text: captured.quotation(),
         };
         let empty = self.stderr.total_bytes == 0;
