@@ -145,7 +145,11 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page in roff.
-    Man,
+    Man {
+        /// Write the pages of dhc and of each subcommand into this folder instead, as `dhc.1`, `dhc-run.1` and so on.
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
     /// Run one check on the task of standard input and print its events (what `run` starts for each check).
     #[command(hide = true)]
     Measure {

@@ -165,8 +165,12 @@ fn act(command: Command) -> Result<Exit, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "dhc", &mut std::io::stdout());
             Ok(Exit::Pass)
         }
-        Command::Man => {
+        Command::Man { to: None } => {
             clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            Ok(Exit::Pass)
+        }
+        Command::Man { to: Some(folder) } => {
+            clap_mangen::generate_to(Cli::command(), folder)?;
             Ok(Exit::Pass)
         }
         Command::Measure { check } => commands::run::measure(&check),
