@@ -16,3 +16,7 @@ bench:
 # Write generated files again: schemas and the README's table of checks. Read the difference before committing it.
 golden:
     DHC_GOLDEN=write cargo test --package dhc-runners --test golden
+
+# Build the Debian package in target/debian.
+deb:
+    runners/deploy/debian/build
