@@ -170,7 +170,12 @@ fn act(command: Command) -> Result<Exit, Failure> {
             Ok(Exit::Pass)
         }
         Command::Man { to: Some(folder) } => {
-            clap_mangen::generate_to(Cli::command(), folder)?;
+            clap_mangen::generate_to(Cli::command(), &folder).map_err(|error| {
+                format!(
+                    "cannot write pages into the folder `{}`: {error}",
+                    folder.display()
+                )
+            })?;
             Ok(Exit::Pass)
         }
         Command::Measure { check } => commands::run::measure(&check),

@@ -251,7 +251,10 @@ fn the_prolog_gives_the_job_back_and_the_epilog_takes_the_node_after_it() {
     cluster.wait_for("h1 is drained", || cluster.node("h1").0 == "IDLE+DRAIN");
     assert_eq!(cluster.node("h1").1.as_deref(), Some("Prolog error"));
     cluster.wait_for("the job waits", || cluster.job_is(&first).0 == "PENDING");
-    let held = ("PENDING".to_owned(), "launch_failed_requeued_held".to_owned());
+    let held = (
+        "PENDING".to_owned(),
+        "launch_failed_requeued_held".to_owned(),
+    );
     assert_eq!(cluster.job_is(&first), held);
     // Slurm's own words, and none of the job's.
     let output = std::fs::read_to_string(cluster.path("job-h1.out")).unwrap();
