@@ -96,6 +96,7 @@ fn the_package_installs_what_it_promises_and_leaves_no_trace() {
         "usr/lib/dhc/slurm/prolog-epilog",
         "usr/lib/systemd/system/dhc.service",
         "usr/lib/systemd/system/dhc.timer",
+        "usr/lib/tmpfiles.d/dhc.conf",
         "usr/share/bash-completion/completions/dhc",
         "usr/share/doc/dhc/copyright",
         "usr/share/doc/dhc/examples/default.toml",
@@ -133,6 +134,27 @@ fn the_package_installs_what_it_promises_and_leaves_no_trace() {
     // The folders are the administrator's.
     std::fs::remove_dir_all(root.join("etc")).unwrap();
     assert_eq!(below(&root), before);
+}
+
+#[test]
+fn results_of_forty_days_ago_are_cleaned_up_and_the_history_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let state = root.path().join("var/lib/dhc");
+    for run in ["OLD", "NEW"] {
+        std::fs::create_dir_all(state.join("runs").join(run)).unwrap();
+        std::fs::write(state.join("runs").join(run).join("result.json"), "").unwrap();
+    }
+    std::fs::write(state.join("history.sqlite"), "").unwrap();
+    for old in ["runs/OLD/result.json", "runs/OLD", "history.sqlite"] {
+        let mut touch = Command::new("touch");
+        success(touch.args(["--date", "40 days ago"]).arg(state.join(old)));
+    }
+    let mut clean = Command::new("systemd-tmpfiles");
+    clean.arg(format!("--root={}", root.path().display()));
+    clean.arg("--clean").arg(deploy("tmpfiles/dhc.conf"));
+    success(&mut clean);
+    let left = ["history.sqlite", "runs", "runs/NEW", "runs/NEW/result.json"];
+    assert_eq!(below(&state), left);
 }
 
 #[test]
