@@ -284,8 +284,8 @@ fn a_gpu_that_hangs_ends_at_the_deadline_and_is_named() {
             check.record.ending
         );
         let notes = check.record.notes.join("\n");
-        assert!(notes.contains("under way on gpu4 (gpu4 "), "{notes}");
-        assert!(!notes.contains("gpu3 ("), "{notes}");
+        assert!(notes.contains("while: gpu4 "), "{notes}");
+        assert!(!notes.contains("gpu3"), "{notes}");
         assert!(
             check
                 .record

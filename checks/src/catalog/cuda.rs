@@ -182,10 +182,10 @@ pub(super) fn side_by_side<T: Send + 'static>(
     workers: Vec<Worker<T>>,
 ) -> Result<Vec<T>, CheckError> {
     let (sender, heard) = channel();
-    let mut at_work: Vec<Option<(String, String)>> = Vec::new();
+    let mut at_work: Vec<Option<String>> = Vec::new();
     let mut threads = Vec::new();
     for (place, Worker { name, work }) in workers.into_iter().enumerate() {
-        at_work.push(Some((name, "it began".to_owned())));
+        at_work.push(Some(format!("{name} began")));
         let sender = sender.clone();
         threads.push(thread::spawn(move || {
             let mut sink = Sink(place, sender.clone());
@@ -199,21 +199,17 @@ pub(super) fn side_by_side<T: Send + 'static>(
     loop {
         match heard.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok((place, Heard::Event(event))) => {
-                if let (Event::Progress(what), Some((_, doing))) = (&event, &mut at_work[place]) {
+                if let (Event::Progress(what), Some(doing)) = (&event, &mut at_work[place]) {
                     doing.clone_from(what);
                 }
                 record.pass_on(&event)?;
             }
             Ok((place, Heard::Ended)) => at_work[place] = None,
             Err(RecvTimeoutError::Timeout) => {
-                let stuck: Vec<String> = at_work
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, doing)| format!("{name} ({doing})"))
-                    .collect();
+                let stuck: Vec<String> = at_work.into_iter().flatten().collect();
                 return Err(CheckError::TimedOut(format!(
-                    "time was up with work under way on {}; a driver that does not come back is stuck, see the kernel's log \
-                     for Xid 119 or 120 and for tasks blocked in nvidia",
+                    "time was up while: {}; a driver that does not come back is stuck, see the kernel's log for Xid 119 or \
+                     120 and for tasks blocked in nvidia",
                     stuck.join(", ")
                 )));
             }

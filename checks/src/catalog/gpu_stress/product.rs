@@ -11,6 +11,9 @@ pub(super) const PERIOD: usize = 64;
 /// The greatest whole number up to which FP32 has all of them.
 const EXACT: f32 = 16_777_216.0;
 
+/// The greatest number in the factors, whichever its sign.
+const GREATEST: usize = 8;
+
 /// A product of square matrices.
 pub(super) struct Product {
     size: usize,
@@ -59,18 +62,20 @@ impl Product {
         }
     }
 
-    /// How many products can be added up before a sum is no longer exact.
+    /// How many products can be added up before a sum is no longer exact, on the way to the last one as well.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a positive number below 2^24"
+        clippy::cast_precision_loss,
+        reason = "positive numbers below 2^24"
     )]
     pub(super) fn sums_max(&self) -> u32 {
         let greatest = self
             .elements
             .iter()
             .fold(1.0, |max: f32, sum| max.max(sum.abs()));
-        (EXACT / greatest) as u32
+        let on_the_way = (GREATEST * GREATEST * self.size) as f32;
+        ((EXACT - on_the_way) / greatest) as u32
     }
 
     /// The two factors as they lie in memory: columns of FP16, two in a word.
@@ -178,12 +183,22 @@ mod tests {
     fn sums_stay_exact_at_every_size_that_can_be_asked_for() {
         for size in [64, 8_192, 32_768] {
             let product = Product::new(size);
+            let numbers = product.a.iter().chain(&product.b);
+            assert!(
+                numbers
+                    .map(|n| usize::from(n.unsigned_abs()))
+                    .all(|n| n <= GREATEST)
+            );
             let greatest = product
                 .elements
                 .iter()
                 .fold(0.0, |max: f32, sum| max.max(sum.abs()));
             assert!(product.sums_max() >= 8, "{size}: {greatest}");
-            assert!(f64::from(greatest) * f64::from(product.sums_max()) <= f64::from(EXACT));
+            let sums = f64::from(greatest) * f64::from(product.sums_max());
+            assert!(
+                sums + (64 * size) as f64 <= f64::from(EXACT),
+                "{size}: {greatest}"
+            );
         }
     }
 
