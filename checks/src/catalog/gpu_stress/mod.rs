@@ -187,11 +187,14 @@ const LIBCUBLAS: OptionSpec = OptionSpec {
 /// Words that are read back at once.
 const CHUNK: usize = 4 << 20;
 
-/// How often a copy is timed, and between how many of them NVML and the results are looked at.
+/// How often a copy is timed.
 const COPIES: u32 = 10;
+
+/// About how long products are added up before they are verified, how often NVML is asked meanwhile, and how often the
+/// device whether it is done.
 const BATCH: Duration = Duration::from_millis(500);
-const NAP: Duration = Duration::from_millis(2);
 const SAMPLE: Duration = Duration::from_millis(250);
+const NAP: Duration = Duration::from_millis(2);
 
 /// The check.
 pub(super) struct GpuStress;
