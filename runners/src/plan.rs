@@ -50,6 +50,8 @@ const WORTH: &[(&str, u32)] = &[
     ("cpu-stress", 6 + 2),
     ("memory-stress", 2),
     ("disk-stress", 3),
+    ("gpu-stress", 148 + 72 + 6 + 6),
+    ("gpu-pairs", 48),
 ];
 
 /// What a check is worth that stands in no row.

@@ -27,6 +27,9 @@ pub enum Unit {
     /// 10⁹ transfers a second and lane: the unit of PCIe speeds.
     #[serde(rename = "GT/s")]
     GigatransfersPerSecond,
+    /// 10¹² operations on floating-point numbers a second.
+    #[serde(rename = "TFLOP/s")]
+    TeraflopsPerSecond,
     /// PCIe lanes.
     #[serde(rename = "lanes")]
     Lanes,
@@ -66,6 +69,7 @@ impl Unit {
         Unit::GigabytesPerSecond,
         Unit::GigabitsPerSecond,
         Unit::GigatransfersPerSecond,
+        Unit::TeraflopsPerSecond,
         Unit::Lanes,
         Unit::Microseconds,
         Unit::Seconds,
@@ -85,6 +89,7 @@ impl Unit {
             Unit::GigabytesPerSecond => "GB/s",
             Unit::GigabitsPerSecond => "Gbit/s",
             Unit::GigatransfersPerSecond => "GT/s",
+            Unit::TeraflopsPerSecond => "TFLOP/s",
             Unit::Lanes => "lanes",
             Unit::Microseconds => "us",
             Unit::Seconds => "s",
@@ -101,9 +106,10 @@ impl Unit {
     /// Which way a quantity in this unit is better, if its unit alone says so.
     pub const fn better(self) -> Option<Better> {
         match self {
-            Unit::GigabytesPerSecond | Unit::GigabitsPerSecond | Unit::GigatransfersPerSecond => {
-                Some(Better::Higher)
-            }
+            Unit::GigabytesPerSecond
+            | Unit::GigabitsPerSecond
+            | Unit::GigatransfersPerSecond
+            | Unit::TeraflopsPerSecond => Some(Better::Higher),
             Unit::Microseconds => Some(Better::Lower),
             Unit::Count
             | Unit::Lanes

@@ -16,6 +16,13 @@ const ADVICE: &str =
 const SUCCESS: c_int = 0;
 const NOT_READY: c_int = 600;
 
+/// `CUDA_ERROR_ECC_UNCORRECTABLE` and `CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED`.
+const ECC_UNCORRECTABLE: c_int = 214;
+const ALREADY_ENABLED: c_int = 704;
+
+/// `CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK`.
+const PERFORMANCE_RANK: c_int = 1;
+
 /// A stream that keeps the order with copies and fills, which run in the default one (`CU_STREAM_DEFAULT`).
 const STREAM_DEFAULT: c_uint = 0;
 const EVENT_DEFAULT: c_uint = 0;
@@ -52,6 +59,11 @@ calls! {
         to_device = "cuMemcpyHtoD_v2" (Address, *const c_void, usize);
         to_host = "cuMemcpyDtoH_v2" (*mut c_void, Address, usize);
         fill = "cuMemsetD32_v2" (Address, c_uint, usize);
+        copy = "cuMemcpyDtoDAsync_v2" (Address, Address, usize, RawStream);
+        copy_peer = "cuMemcpyPeerAsync" (Address, RawContext, Address, RawContext, usize, RawStream);
+        can_access = "cuDeviceCanAccessPeer" (*mut c_int, c_int, c_int);
+        between = "cuDeviceGetP2PAttribute" (*mut c_int, c_int, c_int, c_int);
+        enable_access = "cuCtxEnablePeerAccess" (RawContext, c_uint);
         stream = "cuStreamCreate" (*mut RawStream, c_uint);
         destroy_stream = "cuStreamDestroy_v2" (RawStream);
         event = "cuEventCreate" (*mut RawEvent, c_uint);
@@ -180,6 +192,13 @@ impl Driver {
     }
 }
 
+impl CallError {
+    /// Whether the driver says that memory of the device lost what it held: an error that ECC could not correct.
+    pub fn is_uncorrectable(&self) -> bool {
+        self.call.starts_with("cu") && self.code == ECC_UNCORRECTABLE
+    }
+}
+
 /// A device as the outside knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -206,9 +225,15 @@ fn format_uuid(bytes: [u8; 16]) -> String {
     text
 }
 
+/// A number that a library counts in its own type; what does not fit is refused by the library itself.
+pub(crate) fn number(number: usize) -> c_int {
+    c_int::try_from(number).unwrap_or(c_int::MAX)
+}
+
 struct Primary {
     driver: Driver,
     device: c_int,
+    raw: RawContext,
 }
 
 impl Drop for Primary {
@@ -218,7 +243,7 @@ impl Drop for Primary {
     }
 }
 
-/// The primary context of a device, current on the thread that opened it.
+/// The primary context of a device. A thread may open several; each object that is made from one works on its device.
 #[derive(Clone)]
 pub struct Context(Rc<Primary>);
 
@@ -236,10 +261,52 @@ impl Context {
         let primary = Primary {
             driver: driver.clone(),
             device: device.raw,
+            raw,
         };
-        // SAFETY: the handle that the driver has just given.
-        driver.check("cuCtxSetCurrent", unsafe { (driver.0.set_current)(raw) })?;
-        Ok(Context(Rc::new(primary)))
+        let context = Context(Rc::new(primary));
+        context.enter()?;
+        Ok(context)
+    }
+
+    /// Makes it the one that calls of this thread work in.
+    pub(crate) fn enter(&self) -> Result<(), CallError> {
+        // SAFETY: the handle is retained as long as `self` lives.
+        let code = unsafe { (self.calls().set_current)(self.0.raw) };
+        self.check("cuCtxSetCurrent", code)
+    }
+
+    /// How this device reaches the memory of another one.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub fn way_to(&self, other: &Context) -> Result<Way, CallError> {
+        let (mut direct, mut rank) = (0, 0);
+        let (here, there) = (self.0.device, other.0.device);
+        // SAFETY: places for one number each, and devices of this driver.
+        unsafe {
+            let code = (self.calls().can_access)(&raw mut direct, here, there);
+            self.check("cuDeviceCanAccessPeer", code)?;
+            let code = (self.calls().between)(&raw mut rank, PERFORMANCE_RANK, here, there);
+            self.check("cuDeviceGetP2PAttribute", code)?;
+        }
+        Ok(if direct == 0 {
+            Way::ThroughHost
+        } else {
+            Way::Direct { rank }
+        })
+    }
+
+    /// Lets this device reach the memory of another one directly.
+    ///
+    /// # Errors
+    /// What the driver answers; that it is so already is none.
+    pub fn enable_access(&self, other: &Context) -> Result<(), CallError> {
+        self.enter()?;
+        // SAFETY: both contexts are alive, and zero is the only value of the flags.
+        match unsafe { (self.calls().enable_access)(other.0.raw, 0) } {
+            ALREADY_ENABLED => Ok(()),
+            code => self.check("cuCtxEnablePeerAccess", code),
+        }
     }
 
     /// Free and total memory of the device in bytes.
@@ -262,6 +329,18 @@ impl Context {
     fn check(&self, call: &'static str, code: c_int) -> Result<(), CallError> {
         self.0.driver.check(call, code)
     }
+}
+
+/// How one device reaches the memory of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By itself, over NVLink or PCIe. Pairs of equal rank have equal ways (cuda.h).
+    Direct {
+        /// The driver's rank of the way's performance.
+        rank: c_int,
+    },
+    /// The driver copies by way of the host's memory.
+    ThroughHost,
 }
 
 mod sealed {
@@ -302,6 +381,7 @@ impl<T: Element> DeviceMemory<T> {
     /// # Errors
     /// What the driver answers, such as that it is out of memory.
     pub fn allocate(context: &Context, elements: usize) -> Result<Self, CallError> {
+        context.enter()?;
         let bytes = elements.max(1).saturating_mul(size_of::<T>());
         let mut address = 0;
         // SAFETY: a place for one address.
@@ -334,6 +414,7 @@ impl<T: Element> DeviceMemory<T> {
     /// # Panics
     /// When they do not fit.
     pub fn write(&mut self, at: usize, from: &[T]) -> Result<(), CallError> {
+        self.context.enter()?;
         let address = self.part(at, from.len());
         // SAFETY: the part lies in the allocation, and the slice is as long.
         let code = unsafe {
@@ -350,6 +431,7 @@ impl<T: Element> DeviceMemory<T> {
     /// # Panics
     /// When there are not so many.
     pub fn read(&self, at: usize, to: &mut [T]) -> Result<(), CallError> {
+        self.context.enter()?;
         let address = self.part(at, to.len());
         // SAFETY: the part lies in the allocation, and the slice is as long; every pattern of bits is an element.
         let code = unsafe {
@@ -363,10 +445,64 @@ impl<T: Element> DeviceMemory<T> {
     /// # Errors
     /// What the driver answers.
     pub fn fill(&mut self, element: T) -> Result<(), CallError> {
+        self.context.enter()?;
         // SAFETY: elements are 32 bits wide, and the allocation holds so many.
         let code =
             unsafe { (self.context.calls().fill)(self.address, element.bits(), self.elements) };
         self.context.check("cuMemsetD32", code)
+    }
+
+    /// Puts a copy of so many elements, from `from` on, to the elements from `to` on into the stream.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    ///
+    /// # Panics
+    /// When there are not so many, or the two parts overlap.
+    pub fn copy_within(
+        &mut self,
+        from: usize,
+        to: usize,
+        elements: usize,
+        stream: &Stream,
+    ) -> Result<(), CallError> {
+        let (source, sink) = (self.part(from, elements), self.part(to, elements));
+        assert!(from.abs_diff(to) >= elements, "the parts overlap");
+        self.context.enter()?;
+        // SAFETY: both parts lie in the allocation, which the driver frees after what is under way.
+        let code = unsafe {
+            (self.context.calls().copy)(sink, source, elements * size_of::<T>(), stream.raw)
+        };
+        self.context.check("cuMemcpyDtoDAsync", code)
+    }
+
+    /// Puts a copy of all elements of `other`, which may be on another device, into the stream, which is one of that device.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    ///
+    /// # Panics
+    /// When the two are not of one length.
+    pub fn copy_from(&mut self, other: &DeviceMemory<T>, stream: &Stream) -> Result<(), CallError> {
+        assert_eq!(self.len(), other.len(), "a copy keeps the length");
+        other.context.enter()?;
+        // SAFETY: both are so long, and the driver frees them after what is under way; the contexts are alive.
+        let code = unsafe {
+            (self.context.calls().copy_peer)(
+                self.address,
+                self.context.0.raw,
+                other.address,
+                other.context.0.raw,
+                self.elements * size_of::<T>(),
+                stream.raw,
+            )
+        };
+        self.context.check("cuMemcpyPeerAsync", code)
+    }
+
+    /// Where it begins, as the device counts.
+    pub fn address(&self) -> u64 {
+        self.address
     }
 
     pub(crate) fn pointer(&self) -> *mut c_void {
@@ -404,6 +540,7 @@ impl<T: Element> PinnedMemory<T> {
     /// # Errors
     /// What the driver answers, such as that it is out of memory.
     pub fn allocate(context: &Context, elements: usize, value: T) -> Result<Self, CallError> {
+        context.enter()?;
         let bytes = elements.max(1).saturating_mul(size_of::<T>());
         let mut start = std::ptr::null_mut();
         // SAFETY: a place for one pointer.
@@ -461,6 +598,7 @@ impl Stream {
     /// # Errors
     /// What the driver answers.
     pub fn new(context: &Context) -> Result<Stream, CallError> {
+        context.enter()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a place for one handle.
         context.check("cuStreamCreate", unsafe {
@@ -492,6 +630,7 @@ impl Event {
     /// # Errors
     /// What the driver answers.
     pub fn new(context: &Context) -> Result<Event, CallError> {
+        context.enter()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a place for one handle.
         context.check("cuEventCreate", unsafe {

@@ -324,7 +324,7 @@ fn on_the_bus(
 }
 
 /// NVML's `00000000:53:00.0` as the kernel writes it: the domain has four digits, or more if it needs them.
-fn short_bdf(bus_id: &str) -> String {
+pub(super) fn short_bdf(bus_id: &str) -> String {
     let lower = bus_id.to_ascii_lowercase();
     match lower.split_once(':') {
         Some((domain, rest)) => match u32::from_str_radix(domain, 16) {

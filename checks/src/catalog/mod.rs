@@ -3,11 +3,14 @@
 mod all_reduce;
 pub mod cluster_node;
 mod cpu_stress;
+mod cuda;
 mod dcgm_diag;
 mod disk_stress;
 mod gpu;
 mod gpu_count;
 mod gpu_memory;
+mod gpu_pairs;
+mod gpu_stress;
 mod host;
 pub mod instance_level;
 mod loopback;
@@ -45,6 +48,8 @@ pub const CHECKS: &[Check] = &[
     Check::Instance(&cpu_stress::CpuStress),
     Check::Instance(&memory_stress::MemoryStress),
     Check::Instance(&disk_stress::DiskStress),
+    Check::Instance(&gpu_stress::GpuStress),
+    Check::Instance(&gpu_pairs::GpuPairs),
     Check::Cluster(&roll_call::RollCall),
     Check::Cluster(&mpi_allreduce::MpiAllReduce),
     Check::Cluster(&nccl_allreduce::NcclAllReduce),

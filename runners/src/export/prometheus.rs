@@ -299,6 +299,7 @@ fn base(unit: Unit, value: f64) -> Option<(Quantity, f64)> {
         Unit::Seconds => Some((Quantity::Time, value)),
         Unit::Count
         | Unit::GigatransfersPerSecond
+        | Unit::TeraflopsPerSecond
         | Unit::Lanes
         | Unit::Bytes
         | Unit::Mebibytes
