@@ -265,6 +265,9 @@ pub struct ClusterArgs {
     /// How long to wait until Slurm grants the nodes.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
     pub wait_for_nodes: Duration,
+    /// Ask Slurm for the nodes for so long; 1h if left out, and 4h with `--level all`, whose diagnostics take longer.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub time_limit: Option<Duration>,
     /// Ask Slurm for these generic resources on every node, such as `gpu:8`; needed where Slurm shows a job no others.
     #[arg(long, value_name = "LIST")]
     pub gres: Option<String>,

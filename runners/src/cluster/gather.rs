@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dhc_checks::check::chain;
 use dhc_checks::group::{Card, Launch, NoCard};
@@ -13,9 +14,6 @@ use super::reservation::Reservation;
 use super::slurm::{self, Job, SlurmError, Wanted};
 use super::topology::{Topology, TopologyError};
 use crate::cli::{ClusterArgs, Launcher};
-
-/// How long an allocation lasts if nobody gives it back.
-const ALLOCATION: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Ranks on one machine that has no other node to talk to.
 const LOCAL_RANKS: &str = "2";
@@ -114,11 +112,7 @@ impl Nodes {
 
     /// Keeps the nodes that failed reserved for so long, if the run's nodes are, and lets go of the others. Says what is to
     /// be said about that.
-    pub fn keep_reserved(
-        &mut self,
-        failed: &[String],
-        so_long: std::time::Duration,
-    ) -> Option<String> {
+    pub fn keep_reserved(&mut self, failed: &[String], so_long: Duration) -> Option<String> {
         let reservation = self.reservation.take()?;
         match reservation.keep(failed, so_long) {
             Ok(None) => None,
@@ -150,6 +144,8 @@ impl Drop for Nodes {
 
 /// Finds the nodes, and takes them if Slurm has to be asked.
 ///
+/// An allocation lasts for `so_long` at most, whatever becomes of dhc.
+///
 /// # Errors
 /// When there are none to be had; nothing is kept of an allocation then.
 pub fn gather(
@@ -158,6 +154,7 @@ pub fn gather(
     environment: &BTreeMap<String, String>,
     this_node: &str,
     run: &str,
+    so_long: Duration,
 ) -> Result<Nodes, GatherError> {
     let worker = worker(args)?;
     let cards = cards(args)?;
@@ -205,7 +202,7 @@ pub fn gather(
         Launcher::Srun => {
             let job = match inside {
                 Some(job) if !asked => job,
-                _ if asked => slurm::allocate(host, &wanted(args), &format!("dhc-{run}"))?,
+                _ if asked => slurm::allocate(host, &wanted(args, so_long), &format!("dhc-{run}"))?,
                 _ => return Err(GatherError::NothingAsked),
             };
             let mut taken = nodes(Vec::new(), Launch::Srun { job: job.id });
@@ -232,7 +229,7 @@ pub fn gather(
     }
 }
 
-fn wanted(args: &ClusterArgs) -> Wanted {
+fn wanted(args: &ClusterArgs, time: Duration) -> Wanted {
     Wanted {
         nodes: args.nodes,
         nodelist: args.nodelist.clone(),
@@ -240,7 +237,7 @@ fn wanted(args: &ClusterArgs) -> Wanted {
         gres: args.gres.clone(),
         exclusive: args.exclusive || args.reserve,
         reservation: args.reservation.clone(),
-        time: ALLOCATION,
+        time,
         patience: args.wait_for_nodes,
     }
 }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dhc_checks::catalog::{self, CHECKS};
 use dhc_checks::check::{self, Task, chain};
@@ -25,6 +25,10 @@ use dhc_runners::{Exit, cluster, imds, journal, live, supervise, tables};
 use dhc_thresholds::{Report, Run, Status};
 
 use super::{Failure, ended_within, environment, host, machine_args, show, state};
+
+/// How long an allocation of Slurm lasts if nobody gives it back: for the collectives, and for DCGM's diagnostics before.
+const ALLOCATION: Duration = Duration::from_secs(3_600);
+const ALLOCATION_ALL: Duration = Duration::from_secs(4 * 3_600);
 
 /// Set by SIGTERM, SIGINT and SIGHUP.
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -274,12 +278,17 @@ fn cluster_level(
     let instance = instance.transpose()?;
     let (folder, mut journal) = keeper.begin(planned)?;
     let mut options = keeper.options.clone();
+    let so_long = args.cluster.time_limit.unwrap_or(match args.level {
+        Level::All => ALLOCATION_ALL,
+        Level::Instance | Level::Cluster => ALLOCATION,
+    });
     let mut nodes = cluster::gather(
         &host,
         &args.cluster,
         environment,
         &keeper.machine.name,
         &keeper.run.id,
+        so_long,
     )?;
     nodes.defaults(&keeper.chosen.table, &mut options);
     let orders = cluster::Orders {
