@@ -370,6 +370,16 @@ fn infiniband_cards_are_counted_and_their_ports_read() {
     assert!(named.contains(&"nic.missing"), "{named:?}");
     assert_eq!(missing.exit, 2);
 
+    let slow = nics(
+        FakeNode::of("dgx-h100")
+            .nic("mlx5_3")
+            .runs_at("100 Gb/sec (4X EDR)"),
+    );
+    let found = slow.findings("rdma-nic", Status::Warn);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].fault.as_deref(), Some("nic.rate"));
+    assert_eq!(slow.exit, 1);
+
     let down = nics(FakeNode::of("dgx-h100").nic("mlx5_3").down());
     let complaints = down.complaints();
     assert!(

@@ -32,6 +32,13 @@ const RATE: Metric = Metric {
     role: Role::Context,
     fault: "nic.rate",
 };
+const NOT_SLOWER: Metric = Metric {
+    name: "rdma.device.not_slower",
+    unit: Unit::Count,
+    about: "devices without those that are active at less than the highest rate of the node's",
+    role: Role::Judged,
+    fault: "nic.rate",
+};
 const DOWNED: Metric = Metric {
     name: "rdma.port.link_downed",
     unit: Unit::Count,
@@ -54,8 +61,9 @@ static SPEC: Spec = Spec {
 Counts the RDMA devices in sysfs that are not EFA cards, and reads the state and rate of their ports. A type's number is
 that of the cards of its compute fabric. A machine may have more for storage and management, so more is no fault, and a port
 that is not active is one only when fewer devices are active than the type has; before that it is a warning, since a port
-that nobody has cabled looks the same.",
-    metrics: &[&COUNT, &ACTIVE, &STATE, &RATE, &DOWNED, &SYMBOL_ERRORS],
+that nobody has cabled looks the same. The cards of a fabric are alike, so it is a warning if, without those that run at less than
+the node's highest rate, there are fewer than the type has: a cable or port has trained to less.",
+    metrics: &[&COUNT, &ACTIVE, &NOT_SLOWER, &STATE, &RATE, &DOWNED, &SYMBOL_ERRORS],
     needs: Some(Hardware::RdmaNic),
     tags: &["network", "quick"],
     company: Company::Welcome,
@@ -82,6 +90,8 @@ impl InstanceCheck for RdmaNic {
         devices.retain(|device| !device.is_efa);
         record.measure(&COUNT, Subject::node(), devices.len())?;
         let (mut active, mut not_read) = (0_u64, None);
+        // In Mbit/s, which every rate is a whole number of.
+        let mut rates: Vec<u64> = Vec::new();
         for device in &devices {
             let subject = Subject::new(Kind::Nic, device.name.as_str());
             record.device(
@@ -96,13 +106,17 @@ impl InstanceCheck for RdmaNic {
                     continue;
                 }
             };
-            let mut is_active = false;
+            let (mut is_active, mut rate_active) = (false, None);
             for port in ports {
                 let place = format!("{}/port{}", device.name, port.number);
                 let subject = Subject::new(Kind::Nic, place);
                 match port.state {
                     Ok(state) => {
-                        is_active |= state == "ACTIVE";
+                        if state == "ACTIVE" {
+                            is_active = true;
+                            let rate = port.rate_gbit_per_s.map(|rate| (rate * 1e3).round() as u64);
+                            rate_active = rate_active.max(rate);
+                        }
                         let link = format!("{} {}", port.link_layer, port.physical);
                         record.add(STATE.of(subject.clone(), state).detail(link.trim()))?;
                     }
@@ -123,6 +137,11 @@ impl InstanceCheck for RdmaNic {
                 }
             }
             active += u64::from(is_active);
+            rates.extend(rate_active);
+        }
+        if let Some(highest) = rates.iter().max() {
+            let slower = rates.iter().filter(|rate| *rate < highest).count();
+            record.measure(&NOT_SLOWER, Subject::node(), devices.len() - slower)?;
         }
         match not_read {
             // Whether enough are active is not known as long as one of them cannot be read.
