@@ -9,11 +9,14 @@
     reason = "tests start programs and look at what they leave"
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::cluster;
 use dhc_fixtures::GpuLibraries;
 use dhc_thresholds::{
     Action, FaultReport, GroupReport, LocatedReport, NodeReport, Report, SearchReport, Status,
@@ -99,29 +102,15 @@ impl Cluster {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cluster/cluster");
-        let mut command = Command::new("env");
-        if rustix::process::geteuid().as_raw() != 0 {
-            command = Command::new("sudo");
-            command.args(["-n", "env"]);
-        }
-        command
-            .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
-            .arg(format!("CLUSTER_LEAVES={}", self.leaves))
-            // Slurm's own default. With less, it takes the first host of a step out of service because that host waits for
-            // news of one that is cut off.
-            .arg("CLUSTER_SLURM=UnkillableStepTimeout=60")
-            .arg(script.canonicalize().unwrap())
-            .args(args)
-            .stdin(Stdio::null());
+        let folder = self.path("cluster");
+        let mut command = cluster::command(&folder, cluster::SLURM, self.leaves);
+        command.args(args);
         command
     }
 
     #[track_caller]
     fn tool(&self, args: &[&str]) -> String {
-        let output = self.command(args).output().unwrap();
-        assert!(output.status.success(), "cluster {args:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        cluster::output_of(self.command(args))
     }
 
     /// `dhc run --level cluster` on all hosts, with these arguments.

@@ -6,10 +6,13 @@
     reason = "tests start programs and look at what they leave"
 )]
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::cluster;
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Ending, NodeReport, Report, Status};
 
@@ -58,26 +61,15 @@ impl Cluster {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cluster/cluster");
-        let mut command = Command::new("env");
-        if rustix::process::geteuid().as_raw() != 0 {
-            command = Command::new("sudo");
-            command.args(["-n", "env"]);
-        }
-        command
-            .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
-            .arg("CLUSTER_SLURM=UnkillableStepTimeout=60")
-            .arg(script.canonicalize().unwrap())
-            .args(args)
-            .stdin(Stdio::null());
+        let folder = self.path("cluster");
+        let mut command = cluster::command(&folder, cluster::SLURM, 0);
+        command.args(args);
         command
     }
 
     #[track_caller]
     fn tool(&self, args: &[&str]) -> String {
-        let output = self.command(args).output().unwrap();
-        assert!(output.status.success(), "cluster {args:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        cluster::output_of(self.command(args))
     }
 
     /// `dhc run --level all` on all hosts, with these arguments.

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::Dhc;
+use common::{Dhc, cluster};
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Report, Status};
 use serde_json::Value;
@@ -46,26 +46,15 @@ impl Cluster {
     }
 
     fn command<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(&self, args: I) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cluster/cluster");
-        let mut command = Command::new("env");
-        if rustix::process::geteuid().as_raw() != 0 {
-            command = Command::new("sudo");
-            command.args(["-n", "env"]);
-        }
-        command
-            .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
-            .arg("CLUSTER_SLURM=UnkillableStepTimeout=60")
-            .arg(script.canonicalize().unwrap())
-            .args(args)
-            .stdin(Stdio::null());
+        let folder = self.path("cluster");
+        let mut command = cluster::command(&folder, cluster::SLURM, 0);
+        command.args(args);
         command
     }
 
     #[track_caller]
     fn tool(&self, args: &[&str]) -> String {
-        let output = self.command(args).output().unwrap();
-        assert!(output.status.success(), "cluster {args:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        cluster::output_of(self.command(args))
     }
 
     /// A command of Slurm on the head node.

@@ -8,13 +8,16 @@
     reason = "tests start programs and look at what they leave"
 )]
 
+mod common;
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::cluster;
 use dhc_fixtures::FakeNode;
 
 const SOUND: &str = "p5.48xlarge";
@@ -113,21 +116,10 @@ impl Cluster {
 
     #[track_caller]
     fn tool(&self, args: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cluster/cluster");
-        let mut command = Command::new("env");
-        if rustix::process::geteuid().as_raw() != 0 {
-            command = Command::new("sudo");
-            command.args(["-n", "env"]);
-        }
-        command
-            .arg(format!("CLUSTER_DIR={}", self.path("cluster").display()))
-            .arg(format!("CLUSTER_SLURM={}", self.slurm_conf))
-            .arg(script.canonicalize().unwrap())
-            .args(args)
-            .stdin(Stdio::null());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "cluster {args:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let folder = self.path("cluster");
+        let mut command = cluster::command(&folder, &self.slurm_conf, 0);
+        command.args(args);
+        cluster::output_of(command)
     }
 
     /// A command of Slurm on the head node.

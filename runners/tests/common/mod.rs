@@ -10,6 +10,7 @@
     reason = "each test file uses its own part"
 )]
 
+pub(crate) mod cluster;
 pub(crate) mod dead_file_system;
 pub(crate) mod gpu_cluster;
 
