@@ -325,8 +325,8 @@ impl Level<'_> {
                 break;
             }
             let begun = Instant::now();
-            let mut members = groups.iter().flat_map(|group| &group.nodes);
-            let mut members = members.by_ref().map(|node| names[*node].as_str());
+            let members = groups.iter().flat_map(|group| &group.nodes);
+            let mut members = members.map(|node| names[*node].as_str());
             self.watcher.now(&mut members, NodeNow::Measuring);
             let wave = self.wave(check, &groups, names, waves.len());
             let judged = peers.judge(check, &self.chosen.table, &wave, names);
