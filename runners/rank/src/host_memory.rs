@@ -1,7 +1,9 @@
 //! The all-reduce of host memory, by MPI itself.
 
+use std::iter;
 use std::time::Instant;
 
+use dhc_checks::rank::Sweep;
 use mpi::collective::SystemOperation;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::CommunicatorCollectives;
@@ -16,20 +18,22 @@ pub(crate) struct HostMemory<'a> {
 }
 
 impl<'a> HostMemory<'a> {
-    pub(crate) fn new(world: &'a SimpleCommunicator) -> Self {
-        let none = || Buffer::of(0, std::iter::empty());
-        HostMemory {
+    /// Every size of the sweep uses the same memory, that of its largest: fresh pages for each would be measured with it.
+    pub(crate) fn new(world: &'a SimpleCommunicator, sweep: &Sweep) -> Outcome<Self> {
+        let elements = usize::try_from(sweep.bytes_max / 4)?;
+        Ok(HostMemory {
             world,
-            send: none(),
-            sum: none(),
-        }
+            send: Buffer::with_room_for(elements)?,
+            sum: Buffer::with_room_for(elements)?,
+        })
     }
 }
 
 impl AllReduce for HostMemory<'_> {
     fn prepare(&mut self, elements: usize, pattern: &[f32]) -> Outcome<()> {
-        self.send = Buffer::of(elements, pattern.iter().copied().cycle().take(elements));
-        self.sum = Buffer::of(elements, std::iter::repeat_n(0.0, elements));
+        self.send
+            .hold(pattern.iter().copied().cycle().take(elements));
+        self.sum.hold(iter::repeat_n(0.0, elements));
         Ok(())
     }
 
@@ -59,15 +63,22 @@ struct Buffer {
 const PAGE_BYTES: usize = 4_096;
 
 impl Buffer {
-    fn of(count: usize, elements: impl Iterator<Item = f32>) -> Buffer {
-        let mut storage: Vec<f32> = Vec::with_capacity(count + PAGE_BYTES / 4);
-        let from = storage
-            .as_ptr()
-            .align_offset(PAGE_BYTES)
-            .min(PAGE_BYTES / 4);
+    /// The memory is only promised: pages that no size comes to are never touched.
+    fn with_room_for(elements: usize) -> Outcome<Buffer> {
+        let mut storage: Vec<f32> = Vec::new();
+        storage
+            .try_reserve_exact(elements + PAGE_BYTES / 4)
+            .map_err(|error| format!("no memory for a buffer of {elements} elements: {error}"))?;
+        let to_page = storage.as_ptr().align_offset(PAGE_BYTES);
+        let from = to_page.min(PAGE_BYTES / 4);
         storage.resize(from, 0.0);
-        storage.extend(elements);
-        Buffer { storage, from }
+        Ok(Buffer { storage, from })
+    }
+
+    /// Makes it hold these and nothing else; they have to fit the room, or they would begin elsewhere.
+    fn hold(&mut self, elements: impl Iterator<Item = f32>) {
+        self.storage.truncate(self.from);
+        self.storage.extend(elements);
     }
 
     fn elements(&self) -> &[f32] {

@@ -81,7 +81,7 @@ fn over_host_memory(sweep: &Sweep, voice: &Voice) -> Outcome<()> {
     voice.reach(Phase::Barrier);
     world.barrier();
     let begun = Instant::now();
-    let mut memory = HostMemory::new(&world);
+    let mut memory = HostMemory::new(&world, sweep)?;
     all_reduce::sweep(&world, &mut memory, sweep, voice)?;
     let collective = begun.elapsed();
     // While MPI still holds what carried the messages.
