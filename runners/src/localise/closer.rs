@@ -7,7 +7,7 @@
 //! By rail two explanations are weighed against each other: the node is slow, and so all its rails are; or some of its
 //! cards are, each by itself. Bayes' rule over both needs about one group for each rail and three for a slow one.
 
-use super::search::{FAILS_MIN, FAULTY, WITNESSES_MIN};
+use super::evidence::{FAILS_MIN, FAULTY, WITNESSES_MIN};
 use super::{
     Cause, Group, Leaf, Majority, Node, Outcome, PathFinding, PathKind, Place, Purpose, Rail,
     Rails, Random, Rates, Tally,
@@ -98,14 +98,13 @@ impl Closer {
             alone_unanswered: 0,
             partners: vec![Vec::new(); rails],
         };
-        let path = |nodes: (Node, Node)| PathFinding {
-            nodes,
-            repeats: Tally::default(),
-            kind: PathKind::NotKnown,
-        };
         Closer {
             patients: known.accused.iter().copied().map(patient).collect(),
-            paths: known.paths.into_iter().map(path).collect(),
+            paths: known
+                .paths
+                .into_iter()
+                .map(PathFinding::not_repeated)
+                .collect(),
             good: known.good,
             leaves: known.leaves,
             rails,

@@ -24,11 +24,15 @@
 
 mod belief;
 mod closer;
+mod evidence;
 mod leaves;
+mod parts;
+mod paths;
 mod random;
 mod search;
 pub mod simulate;
 mod survey;
+mod suspects;
 
 pub use belief::Rates;
 pub use random::Random;
@@ -257,6 +261,17 @@ pub struct PathFinding {
     pub repeats: Tally,
     /// What that says.
     pub kind: PathKind,
+}
+
+impl PathFinding {
+    /// A path that was found, and not measured again yet.
+    fn not_repeated(nodes: (Node, Node)) -> PathFinding {
+        PathFinding {
+            nodes,
+            repeats: Tally::default(),
+            kind: PathKind::NotKnown,
+        }
+    }
 }
 
 /// Whether a slow path stays slow when its connections are made anew.

@@ -1,0 +1,357 @@
+//! What the groups of a search have shown so far, and what follows from it for each node. Plans nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::belief::Belief;
+use super::{Conclusion, Group, Leaf, Node, Outcome, Purpose, Rates, Tally};
+
+/// Above this probability a node is open: it has to be looked at again.
+pub(super) const OPEN: f64 = 1e-3;
+
+/// Above this one it is a suspect, to be tried alone among good nodes and kept out of the closing test.
+pub(super) const SUSPECT: f64 = 0.05;
+
+/// From this one on, with enough failed groups, it is faulty.
+pub(super) const FAULTY: f64 = 0.9993;
+
+/// Failed groups that an accusation needs, and those among them with different nodes that are good.
+pub(super) const FAILS_MIN: u32 = 3;
+pub(super) const WITNESSES_MIN: usize = 2;
+
+/// Groups that have to pass before a node counts as healthy.
+const PASSES_MIN: u32 = 2;
+
+/// Where leaves are known: so many parts that failed, with nobody accused, ask for a closing test; and so many closing tests
+/// have to pass after the whole has failed.
+const UNEXPLAINED_MIN: u32 = 2;
+const CLOSINGS_IN_DOUBT: u32 = 2;
+
+/// From so many failed groups on, and so many for each that passed, all nodes are taken to be alike where nothing else
+/// explains it.
+const ALIKE_MIN: usize = 6;
+const ALIKE_FOR_ONE_GOOD: usize = 5;
+
+/// What is remembered of a node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    pub(super) passed: u32,
+    pub(super) failed: u32,
+    corrupted: u32,
+    /// Groups that named it, and whether it passed one after that.
+    pub(super) named: u32,
+    worked_since: bool,
+    /// Whom it was tried with as a suspect.
+    pub(super) partners: BTreeSet<Node>,
+}
+
+impl Known {
+    pub(super) fn is_out(&self) -> bool {
+        self.named >= 2 && !self.worked_since
+    }
+
+    /// Named, and not tried often enough since to say what it is.
+    pub(super) fn is_to_be_tried(&self) -> bool {
+        self.named == 1 && !self.worked_since
+    }
+
+    /// Whether what it is accused of is wrong results.
+    pub(super) fn is_wrong(&self) -> bool {
+        self.corrupted * 2 > self.failed
+    }
+}
+
+/// Everything that was told.
+#[derive(Clone, Debug)]
+pub(super) struct Evidence {
+    /// The leaf of each node, and the nodes of each leaf.
+    leaves: Option<Vec<Leaf>>,
+    under: BTreeMap<Leaf, Vec<Node>>,
+    belief: Belief,
+    pub(super) nodes: Vec<Known>,
+    failed_groups: Vec<Vec<Node>>,
+    passed_groups: usize,
+    /// Parts that passed and failed; only where some passed there is contrast.
+    parts: Tally,
+    whole_passed: bool,
+    /// The set that passed a closing test, until something is held against one of it.
+    closed: Option<BTreeSet<Node>>,
+    closings: Tally,
+}
+
+impl Evidence {
+    pub(super) fn new(priors: Vec<f64>, rates: Rates) -> Evidence {
+        Evidence {
+            leaves: None,
+            under: BTreeMap::new(),
+            nodes: vec![Known::default(); priors.len()],
+            belief: Belief::new(priors, rates),
+            failed_groups: Vec::new(),
+            passed_groups: 0,
+            parts: Tally::default(),
+            whole_passed: false,
+            closed: None,
+            closings: Tally::default(),
+        }
+    }
+
+    /// The same, of nodes under these leaves. They count only if every node has one.
+    pub(super) fn under(self, leaves: Option<Vec<Leaf>>) -> Evidence {
+        let leaves = leaves.filter(|leaves| leaves.len() == self.nodes.len());
+        let mut under: BTreeMap<Leaf, Vec<Node>> = BTreeMap::new();
+        for (node, leaf) in leaves.iter().flatten().enumerate() {
+            under.entry(*leaf).or_default().push(node);
+        }
+        Evidence {
+            leaves,
+            under,
+            ..self
+        }
+    }
+
+    /// Takes in what a group turned out to be.
+    pub(super) fn take(&mut self, group: &Group, outcome: &Outcome) {
+        match outcome {
+            Outcome::Unknown => {}
+            Outcome::Named(named) => {
+                for node in named.iter().filter(|node| group.nodes.contains(node)) {
+                    self.nodes[*node].named += 1;
+                    self.nodes[*node].worked_since = false;
+                    self.closed = None;
+                }
+            }
+            Outcome::Passed => self.passed(group),
+            Outcome::Failed => self.failed(group, false),
+            Outcome::Corrupted => self.failed(group, true),
+        }
+    }
+
+    fn passed(&mut self, group: &Group) {
+        self.belief.learn(&group.nodes, false);
+        self.passed_groups += 1;
+        for node in &group.nodes {
+            self.nodes[*node].passed += 1;
+            self.nodes[*node].worked_since = true;
+        }
+        match group.purpose {
+            Purpose::Whole => self.whole_passed = true,
+            Purpose::Part => self.parts.add(false),
+            Purpose::Closing => {
+                self.closed = Some(group.nodes.iter().copied().collect());
+                self.closings.add(false);
+            }
+            Purpose::Suspect
+            | Purpose::Path
+            | Purpose::Leaf
+            | Purpose::Alone
+            | Purpose::Rail
+            | Purpose::Majority => {}
+        }
+    }
+
+    fn failed(&mut self, group: &Group, corrupted: bool) {
+        for node in &group.nodes {
+            let known = &mut self.nodes[*node];
+            known.failed += 1;
+            known.corrupted += u32::from(corrupted);
+            known.worked_since = true;
+        }
+        if group.purpose == Purpose::Path {
+            // Both are good with others: what is left is the path.
+            return;
+        }
+        self.belief.learn(&group.nodes, true);
+        self.failed_groups.push(group.nodes.clone());
+        match group.purpose {
+            Purpose::Part => self.parts.add(true),
+            Purpose::Closing => self.closings.add(true),
+            Purpose::Whole
+            | Purpose::Suspect
+            | Purpose::Path
+            | Purpose::Leaf
+            | Purpose::Alone
+            | Purpose::Rail
+            | Purpose::Majority => {}
+        }
+        if group.purpose != Purpose::Suspect {
+            self.closed = None;
+        }
+    }
+
+    /// The probability that a node is faulty.
+    pub(super) fn belief(&self, node: Node) -> f64 {
+        self.belief.of(node)
+    }
+
+    pub(super) fn all(&self) -> std::ops::Range<Node> {
+        0..self.nodes.len()
+    }
+
+    /// Nodes that can still be measured.
+    pub(super) fn active(&self) -> Vec<Node> {
+        self.all()
+            .filter(|node| !self.nodes[*node].is_out())
+            .collect()
+    }
+
+    /// Known to be good: it worked, and nothing is held against it.
+    pub(super) fn is_good(&self, node: Node) -> bool {
+        let known = &self.nodes[node];
+        self.belief(node) <= SUSPECT
+            && known.passed > 0
+            && !known.is_out()
+            && !known.is_to_be_tried()
+    }
+
+    pub(super) fn good(&self) -> Vec<Node> {
+        self.all().filter(|node| self.is_good(*node)).collect()
+    }
+
+    /// Nodes that have to be looked at again.
+    pub(super) fn open(&self) -> Vec<Node> {
+        let is_open = |node: &Node| {
+            self.belief(*node) > OPEN && !self.is_proven(*node)
+                || self.nodes[*node].is_to_be_tried()
+        };
+        let mut open = self.active();
+        open.retain(is_open);
+        open
+    }
+
+    /// Whether everything that an accusation needs is there.
+    pub(super) fn is_proven(&self, node: Node) -> bool {
+        self.belief(node) >= FAULTY
+            && self.nodes[node].failed >= FAILS_MIN
+            && self.witnesses(node) >= WITNESSES_MIN
+            && self.failed_at_home(node)
+    }
+
+    /// Nodes that are faulty, those that do not answer left out.
+    pub(super) fn proven(&self) -> impl Iterator<Item = Node> {
+        self.all()
+            .filter(|node| self.is_proven(*node) && !self.nodes[*node].is_out())
+    }
+
+    pub(super) fn is_accused(&self, node: Node) -> bool {
+        self.is_proven(node) || self.nodes[node].is_out()
+    }
+
+    pub(super) fn is_anybody_accused(&self) -> bool {
+        self.all().any(|node| self.is_accused(node))
+    }
+
+    /// Everybody who can be measured and is not accused.
+    pub(super) fn not_accused(&self) -> Vec<Node> {
+        let mut rest = self.active();
+        rest.retain(|node| !self.is_accused(*node));
+        rest
+    }
+
+    /// Different good nodes with whom alone it failed.
+    pub(super) fn witnesses(&self, node: Node) -> usize {
+        let among_good = self.failed_groups.iter().filter(|group| {
+            group.binary_search(&node).is_ok()
+                && group
+                    .iter()
+                    .all(|other| *other == node || self.is_good(*other))
+        });
+        let others: BTreeSet<&[Node]> = among_good.map(Vec::as_slice).collect();
+        others.len()
+    }
+
+    /// Whether it failed under its own leaf with a good neighbour, where it has neighbours: otherwise it may be the uplink.
+    pub(super) fn failed_at_home(&self, node: Node) -> bool {
+        let Some(leaves) = &self.leaves else {
+            return true;
+        };
+        let has_neighbour = || {
+            let neighbours = self.under.get(&leaves[node]).into_iter().flatten();
+            neighbours
+                .clone()
+                .any(|other| *other != node && !self.nodes[*other].is_out())
+        };
+        let at_home = |group: &Vec<Node>| {
+            let is_good = |other: &Node| leaves[*other] == leaves[node] && self.is_good(*other);
+            group.binary_search(&node).is_ok()
+                && group.iter().all(|other| *other == node || is_good(other))
+        };
+        self.failed_groups.iter().any(at_home) || !has_neighbour()
+    }
+
+    /// The leaf of each node, where it is known.
+    pub(super) fn leaves(&self) -> Option<&Vec<Leaf>> {
+        self.leaves.as_ref()
+    }
+
+    pub(super) fn are_neighbours(&self, one: Node, other: Node) -> bool {
+        let leaves = self.leaves.as_ref();
+        leaves.is_some_and(|leaves| leaves[one] == leaves[other])
+    }
+
+    pub(super) fn whole_passed(&self) -> bool {
+        self.whole_passed
+    }
+
+    pub(super) fn closings_failed(&self) -> u32 {
+        self.closings.failed
+    }
+
+    /// Whether just these nodes together failed before.
+    pub(super) fn has_failed(&self, nodes: &[Node]) -> bool {
+        self.failed_groups.iter().any(|group| group == nodes)
+    }
+
+    /// Whether no part is better than others but by chance; a whole that passed was by chance as well then.
+    pub(super) fn lacks_contrast(&self) -> bool {
+        let Tally { passed, failed } = self.parts;
+        !self.whole_passed && passed == 0 || is_alike(passed as usize, failed as usize)
+    }
+
+    /// Whether hardly any group was good, so that the few that were may well have been by chance.
+    pub(super) fn is_alike(&self) -> bool {
+        is_alike(self.passed_groups, self.failed_groups.len())
+    }
+
+    /// Whether a passed group shows that nobody among `rest` is in the way: one of all of them, but for partners of the last
+    /// suspects, who are good.
+    pub(super) fn is_closed(&self, rest: &[Node]) -> bool {
+        let enough = |node: &Node| self.nodes[*node].passed >= PASSES_MIN;
+        let by_leaf = self.leaves.is_some();
+        if self.whole_passed
+            && self.closings.failed == 0
+            && rest.len() == self.nodes.len()
+            && !(by_leaf && self.parts.failed >= UNEXPLAINED_MIN)
+        {
+            return rest.iter().all(enough);
+        }
+        // Groups of one leaf say nothing of its uplink. Where the whole was slow and nobody is accused, one group of all that
+        // passes is not enough to forget it.
+        let in_doubt = by_leaf && !self.whole_passed && !self.is_anybody_accused();
+        if in_doubt && self.closings.passed < CLOSINGS_IN_DOUBT {
+            return false;
+        }
+        let Some(closed) = &self.closed else {
+            return false;
+        };
+        let outside = rest.iter().filter(|node| !closed.contains(node));
+        outside
+            .clone()
+            .all(|node| enough(node) && self.is_good(*node))
+            && outside.count() * 2 <= rest.len()
+    }
+
+    /// What holds for the whole, as far as nodes can explain it.
+    pub(super) fn conclusion(&self) -> Conclusion {
+        if self.is_anybody_accused() {
+            return Conclusion::Nodes;
+        }
+        if self.is_closed(&self.not_accused()) {
+            return Conclusion::AllGood;
+        }
+        Conclusion::NotKnown
+    }
+}
+
+/// Whether hardly any group is good.
+fn is_alike(passed: usize, failed: usize) -> bool {
+    failed >= ALIKE_MIN && failed >= ALIKE_FOR_ONE_GOOD * passed
+}
