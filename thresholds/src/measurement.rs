@@ -290,6 +290,23 @@ pub struct Gap {
 }
 
 impl Metric {
+    /// The metric of these fields, written briefly; for checks that declare many.
+    pub const fn new(
+        name: &'static str,
+        unit: Unit,
+        role: Role,
+        about: &'static str,
+        fault: &'static str,
+    ) -> Metric {
+        Metric {
+            name,
+            unit,
+            about,
+            role,
+            fault,
+        }
+    }
+
     /// Which way the metric is better, where that can be said and matters: its unit is one of speed or of time, and it is
     /// not only kept as context.
     pub fn better(&self) -> Option<Better> {

@@ -28,13 +28,7 @@ macro_rules! metrics {
     ($prefix:literal) => {{
         use dhc_thresholds::{Metric, Role, Unit};
         const fn metric(name: &'static str, unit: Unit, role: Role, about: &'static str) -> Metric {
-            Metric {
-                name,
-                unit,
-                about,
-                role,
-                fault: "cluster.slow",
-            }
+            Metric::new(name, unit, role, about, "cluster.slow")
         }
         $crate::catalog::all_reduce::Metrics {
             plateau: metric(
@@ -43,15 +37,13 @@ macro_rules! metrics {
                 Role::Judged,
                 "bus bandwidth of large messages: the median of the three largest sizes that were measured",
             ),
-            wrong: Metric {
-                fault: "data.corrupted",
-                ..metric(
-                    concat!($prefix, ".wrong"),
-                    Unit::Count,
-                    Role::Required,
-                    "elements of results that differ from what they have to be, on all ranks",
-                )
-            },
+            wrong: Metric::new(
+                concat!($prefix, ".wrong"),
+                Unit::Count,
+                Role::Required,
+                "elements of results that differ from what they have to be, on all ranks",
+                "data.corrupted",
+            ),
             algbw: metric(
                 concat!($prefix, ".algbw"),
                 Unit::GigabytesPerSecond,
@@ -88,16 +80,14 @@ macro_rules! metrics {
                 Role::Context,
                 "the longest all-reduce on any rank",
             ),
-            member: Metric {
-                fault: "cluster.node.unresponsive",
-                ..metric(
-                    concat!($prefix, ".member"),
-                    Unit::State,
-                    Role::Context,
-                    "what became of a node of the group: done, waiting (for others), behind (others waited for it), silent, \
-                     died, died_at_start, failed (a library or driver on it did not do its part), could_not_start, never_answered",
-                )
-            },
+            member: Metric::new(
+                concat!($prefix, ".member"),
+                Unit::State,
+                Role::Context,
+                "what became of each node of the group: done, waiting (for others), behind (others waited for it), silent, \
+                 died, died_at_start, failed (a library or driver on it did not do its part), could_not_start, never_answered",
+                "cluster.node.unresponsive",
+            ),
         }
     }};
 }

@@ -16,121 +16,105 @@ use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, T
 use crate::host::Host;
 use crate::host::nvml::{self, Reading};
 
-const fn metric(
-    name: &'static str,
-    unit: Unit,
-    role: Role,
-    about: &'static str,
-    fault: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        about,
-        role,
-        fault,
-    }
-}
-
-const ECC: Metric = metric(
+const ECC: Metric = Metric::new(
     "gpu.ecc.mode",
     Unit::State,
     Role::Required,
     "whether memory is protected: enabled, disabled or unsupported",
     "gpu.mode",
 );
-const VOLATILE: Metric = metric(
+const VOLATILE: Metric = Metric::new(
     "gpu.ecc.volatile_uncorrected",
     Unit::Count,
     Role::Judged,
     "uncorrected memory errors since the driver was loaded",
     "gpu.memory.uncorrectable_now",
 );
-const AGGREGATE: Metric = metric(
+const AGGREGATE: Metric = Metric::new(
     "gpu.ecc.aggregate_uncorrected",
     Unit::Count,
     Role::Judged,
     "uncorrected memory errors in the GPU's life",
     "gpu.memory.uncorrectable",
 );
-const VOLATILE_CORRECTED: Metric = metric(
+const VOLATILE_CORRECTED: Metric = Metric::new(
     "gpu.ecc.volatile_corrected",
     Unit::Count,
     Role::Context,
     "corrected memory errors since the driver was loaded",
     "gpu.memory.uncorrectable_now",
 );
-const SRAM_THRESHOLD: Metric = metric(
+const SRAM_THRESHOLD: Metric = Metric::new(
     "gpu.sram.threshold_exceeded",
     Unit::State,
     Role::Judged,
     "whether the GPU itself says that its SRAM has too many errors: yes or no",
     "gpu.memory.sram_threshold",
 );
-const SRAM_VOLATILE: Metric = metric(
+const SRAM_VOLATILE: Metric = Metric::new(
     "gpu.sram.volatile_uncorrected",
     Unit::Count,
     Role::Judged,
     "uncorrected SRAM errors since the driver was loaded",
     "gpu.memory.uncorrectable_now",
 );
-const SRAM_AGGREGATE: Metric = metric(
+const SRAM_AGGREGATE: Metric = Metric::new(
     "gpu.sram.aggregate_uncorrected",
     Unit::Count,
     Role::Context,
     "uncorrected SRAM errors in the GPU's life",
     "gpu.memory.uncorrectable",
 );
-const REMAP_PENDING: Metric = metric(
+const REMAP_PENDING: Metric = Metric::new(
     "gpu.remap.pending",
     Unit::State,
     Role::Judged,
     "whether a row remap waits for a reset: yes or no",
     "gpu.memory.remap_pending",
 );
-const REMAP_FAILED: Metric = metric(
+const REMAP_FAILED: Metric = Metric::new(
     "gpu.remap.failed",
     Unit::State,
     Role::Judged,
     "whether a row could not be remapped: yes or no",
     "gpu.memory.remap_failed",
 );
-const REMAPPED_UNCORRECTED: Metric = metric(
+const REMAPPED_UNCORRECTED: Metric = Metric::new(
     "gpu.remap.rows_uncorrected",
     Unit::Count,
     Role::Context,
     "rows remapped because of uncorrected errors",
     "gpu.memory.worn",
 );
-const REMAPPED_CORRECTED: Metric = metric(
+const REMAPPED_CORRECTED: Metric = Metric::new(
     "gpu.remap.rows_corrected",
     Unit::Count,
     Role::Context,
     "rows remapped because of corrected errors",
     "gpu.memory.worn",
 );
-const BANKS_EXHAUSTED: Metric = metric(
+const BANKS_EXHAUSTED: Metric = Metric::new(
     "gpu.remap.banks_exhausted",
     Unit::Count,
     Role::Context,
     "banks of memory without a spare row left, whose next bad row cannot be remapped",
     "gpu.memory.worn",
 );
-const REPAIR_PENDING: Metric = metric(
+const REPAIR_PENDING: Metric = Metric::new(
     "gpu.repair.pending",
     Unit::State,
     Role::Judged,
     "whether a repair of a memory channel or of a TPC waits for a reset: yes or no",
     "gpu.needs_reset",
 );
-const RETIRED: Metric = metric(
+const RETIRED: Metric = Metric::new(
     "gpu.retired.pages",
     Unit::Count,
     Role::Judged,
     "memory pages retired for uncorrected or repeated corrected errors (GPUs before Ampere)",
     "gpu.memory.worn",
 );
-const RETIRED_PENDING: Metric = metric(
+const RETIRED_PENDING: Metric = Metric::new(
     "gpu.retired.pending",
     Unit::State,
     Role::Judged,

@@ -35,22 +35,6 @@ struct Figures {
     bandwidth_mean: Metric,
 }
 
-const fn figure(
-    name: &'static str,
-    unit: Unit,
-    role: Role,
-    about: &'static str,
-    fault: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        about,
-        role,
-        fault,
-    }
-}
-
 const STATE: &str = "whether the messages arrived: answered; silent: none came in time; failed: work came back with an error";
 const CORRUPTED: &str = "messages that arrived with other bytes than were sent";
 const LATENCY: &str = "half a round trip of a message, the median (HyperPod's `typical` latency)";
@@ -61,56 +45,56 @@ const BANDWIDTH: &str = "bandwidth one way of the best window of messages";
 const BANDWIDTH_MEAN: &str = "bandwidth one way, mean of the windows of messages";
 
 static EFA: Figures = Figures {
-    state: figure(
+    state: Metric::new(
         "efa.loopback.state",
         Unit::State,
         Role::Required,
         STATE,
         "nic.silent",
     ),
-    corrupted: figure(
+    corrupted: Metric::new(
         "efa.loopback.corrupted",
         Unit::Count,
         Role::Required,
         CORRUPTED,
         "data.corrupted",
     ),
-    latency: figure(
+    latency: Metric::new(
         "efa.loopback.latency",
         Unit::Microseconds,
         Role::Judged,
         LATENCY,
         "nic.performance",
     ),
-    latency_p99: figure(
+    latency_p99: Metric::new(
         "efa.loopback.latency_p99",
         Unit::Microseconds,
         Role::Context,
         LATENCY_P99,
         "nic.performance",
     ),
-    latency_mean: figure(
+    latency_mean: Metric::new(
         "efa.loopback.latency_mean",
         Unit::Microseconds,
         Role::Context,
         LATENCY_MEAN,
         "nic.performance",
     ),
-    latency_max: figure(
+    latency_max: Metric::new(
         "efa.loopback.latency_max",
         Unit::Microseconds,
         Role::Context,
         LATENCY_MAX,
         "nic.performance",
     ),
-    bandwidth: figure(
+    bandwidth: Metric::new(
         "efa.loopback.bandwidth",
         Unit::GigabytesPerSecond,
         Role::Judged,
         BANDWIDTH,
         "nic.performance",
     ),
-    bandwidth_mean: figure(
+    bandwidth_mean: Metric::new(
         "efa.loopback.bandwidth_mean",
         Unit::GigabytesPerSecond,
         Role::Context,
@@ -120,56 +104,56 @@ static EFA: Figures = Figures {
 };
 
 static FABRIC: Figures = Figures {
-    state: figure(
+    state: Metric::new(
         "fabric.loopback.state",
         Unit::State,
         Role::Required,
         STATE,
         "fabric.silent",
     ),
-    corrupted: figure(
+    corrupted: Metric::new(
         "fabric.loopback.corrupted",
         Unit::Count,
         Role::Required,
         CORRUPTED,
         "data.corrupted",
     ),
-    latency: figure(
+    latency: Metric::new(
         "fabric.loopback.latency",
         Unit::Microseconds,
         Role::Judged,
         LATENCY,
         "fabric.performance",
     ),
-    latency_p99: figure(
+    latency_p99: Metric::new(
         "fabric.loopback.latency_p99",
         Unit::Microseconds,
         Role::Context,
         LATENCY_P99,
         "fabric.performance",
     ),
-    latency_mean: figure(
+    latency_mean: Metric::new(
         "fabric.loopback.latency_mean",
         Unit::Microseconds,
         Role::Context,
         LATENCY_MEAN,
         "fabric.performance",
     ),
-    latency_max: figure(
+    latency_max: Metric::new(
         "fabric.loopback.latency_max",
         Unit::Microseconds,
         Role::Context,
         LATENCY_MAX,
         "fabric.performance",
     ),
-    bandwidth: figure(
+    bandwidth: Metric::new(
         "fabric.loopback.bandwidth",
         Unit::GigabytesPerSecond,
         Role::Judged,
         BANDWIDTH,
         "fabric.performance",
     ),
-    bandwidth_mean: figure(
+    bandwidth_mean: Metric::new(
         "fabric.loopback.bandwidth_mean",
         Unit::GigabytesPerSecond,
         Role::Context,
@@ -178,28 +162,28 @@ static FABRIC: Figures = Figures {
     ),
 };
 
-const EFA_COUNT: Metric = figure(
+const EFA_COUNT: Metric = Metric::new(
     "efa.device.count",
     Unit::Count,
     Role::Required,
     "EFA cards that the kernel has",
     "nic.missing",
 );
-const PORT_STATE: Metric = figure(
+const PORT_STATE: Metric = Metric::new(
     "efa.port.state",
     Unit::State,
     Role::Judged,
     "state of a card's port, as the kernel names it: ACTIVE, DOWN, INIT, ARMED",
     "nic.port_down",
 );
-const PORT_RATE: Metric = figure(
+const PORT_RATE: Metric = Metric::new(
     "efa.port.rate",
     Unit::GigabitsPerSecond,
     Role::Context,
     "rate of a card's port",
     "nic.rate",
 );
-const COUNTER_GROWTH: Metric = figure(
+const COUNTER_GROWTH: Metric = Metric::new(
     "efa.counter.growth",
     Unit::Count,
     Role::Judged,

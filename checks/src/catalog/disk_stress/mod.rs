@@ -72,13 +72,7 @@ const WRITE_MAX: Metric = latency(
 );
 
 const fn latency(name: &'static str, about: &'static str) -> Metric {
-    Metric {
-        name,
-        unit: Unit::Microseconds,
-        about,
-        role: Role::Context,
-        fault: "disk.slow",
-    }
+    Metric::new(name, Unit::Microseconds, Role::Context, about, "disk.slow")
 }
 
 static SPEC: Spec = Spec {

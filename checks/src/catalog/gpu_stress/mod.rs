@@ -25,100 +25,84 @@ use crate::check::{
 };
 use crate::host::Host;
 
-const fn metric(
-    name: &'static str,
-    unit: Unit,
-    role: Role,
-    about: &'static str,
-    fault: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        about,
-        role,
-        fault,
-    }
-}
-
-const PRODUCTS_WRONG: Metric = metric(
+const PRODUCTS_WRONG: Metric = Metric::new(
     "gpu.stress.wrong",
     Unit::Count,
     Role::Required,
     "elements of matrix products that a GPU computed wrong",
     "gpu.corrupts",
 );
-const MEMORY_WRONG: Metric = metric(
+const MEMORY_WRONG: Metric = Metric::new(
     "gpu.stress.memory.wrong",
     Unit::Count,
     Role::Required,
     "words of 32 bits in a GPU's memory that were read otherwise than they had been written",
     "gpu.corrupts",
 );
-const UNCORRECTABLE: Metric = metric(
+const UNCORRECTABLE: Metric = Metric::new(
     "gpu.stress.uncorrectable",
     Unit::Count,
     Role::Judged,
     "whether the driver ended the work on a GPU because memory lost what it held: 1 or 0",
     "gpu.memory.uncorrectable_now",
 );
-const SPEED: Metric = metric(
+const SPEED: Metric = Metric::new(
     "gpu.stress.products",
     Unit::TeraflopsPerSecond,
     Role::Judged,
     "operations of matrix products in a second, FP16 with sums in FP32, all GPUs at once",
     "gpu.performance",
 );
-const BANDWIDTH: Metric = metric(
+const BANDWIDTH: Metric = Metric::new(
     "gpu.stress.memory.bandwidth",
     Unit::GigabytesPerSecond,
     Role::Judged,
     "bytes that a copy within a GPU's memory reads and writes in a second",
     "gpu.performance",
 );
-const TO_GPU: Metric = metric(
+const TO_GPU: Metric = Metric::new(
     "gpu.stress.to_gpu",
     Unit::GigabytesPerSecond,
     Role::Context,
     "copies from pinned memory of the host to a GPU, one GPU at a time",
     "gpu.performance",
 );
-const TO_HOST: Metric = metric(
+const TO_HOST: Metric = Metric::new(
     "gpu.stress.to_host",
     Unit::GigabytesPerSecond,
     Role::Context,
     "copies from a GPU to pinned memory of the host, one GPU at a time",
     "gpu.performance",
 );
-const TESTED: Metric = metric(
+const TESTED: Metric = Metric::new(
     "gpu.stress.memory.tested",
     Unit::Mebibytes,
     Role::Context,
     "memory of a GPU that was written and read",
     "gpu.corrupts",
 );
-const CLOCK: Metric = metric(
+const CLOCK: Metric = Metric::new(
     "gpu.stress.clock",
     Unit::Megahertz,
     Role::Context,
     "the lowest clock of a GPU's multiprocessors that was seen while it multiplied",
     "gpu.performance",
 );
-const POWER: Metric = metric(
+const POWER: Metric = Metric::new(
     "gpu.stress.power",
     Unit::Watts,
     Role::Context,
     "the greatest power draw of a GPU that was seen while it multiplied",
     "gpu.power",
 );
-const TEMPERATURE: Metric = metric(
+const TEMPERATURE: Metric = Metric::new(
     "gpu.stress.temperature",
     Unit::Celsius,
     Role::Context,
     "the highest temperature of a GPU that was seen while it multiplied",
     "gpu.thermal",
 );
-const THROTTLED: Metric = metric(
+const THROTTLED: Metric = Metric::new(
     "gpu.stress.throttled",
     Unit::State,
     Role::Judged,

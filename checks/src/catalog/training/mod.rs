@@ -36,28 +36,28 @@ struct Metrics {
 const fn metrics(names: [&'static str; 3], fault: &'static str) -> Metrics {
     let [deviation, disagreeing, time] = names;
     Metrics {
-        deviation: Metric {
-            name: deviation,
-            unit: Unit::Percent,
-            about: "greatest difference of the losses of a core from those that the CPU computes, over all steps and both \
-                    types of numbers",
-            role: Role::Required,
+        deviation: Metric::new(
+            deviation,
+            Unit::Percent,
+            Role::Required,
+            "greatest difference of the losses of a core from those that the CPU computes, over all steps and both types of \
+             numbers",
             fault,
-        },
-        disagreeing: Metric {
-            name: disagreeing,
-            unit: Unit::Count,
-            about: "steps whose loss differs in any bit from what more than half of the node's cores computed",
-            role: Role::Judged,
+        ),
+        disagreeing: Metric::new(
+            disagreeing,
+            Unit::Count,
+            Role::Judged,
+            "steps whose loss differs in any bit from what more than half of the node's cores computed",
             fault,
-        },
-        time: Metric {
-            name: time,
-            unit: Unit::Seconds,
-            about: "how long the run took on all cores at once, float32 and bfloat16 together",
-            role: Role::Context,
+        ),
+        time: Metric::new(
+            time,
+            Unit::Seconds,
+            Role::Context,
+            "how long the run took on all cores at once, float32 and bfloat16 together",
             fault,
-        },
+        ),
     }
 }
 
