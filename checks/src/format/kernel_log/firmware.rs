@@ -11,7 +11,8 @@
 //! How grave it is stands above, what it is about below, so a record speaks when its first telling section has been read
 //! or when it ends. Of several sections each speaks.
 
-use super::{What, whole_bdf};
+use super::What;
+use super::message::whole_bdf;
 
 /// A record whose lines are being read.
 #[derive(Clone, Debug)]
