@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::group::Group;
 use crate::host::{Host, redact, sandbox};
+pub use crate::option::{OptionSpec, Values};
 
 /// All that is known of a check without running it.
 #[derive(Debug)]
@@ -37,6 +38,13 @@ pub struct Spec {
     pub options: &'static [OptionSpec],
 }
 
+impl Spec {
+    /// The option of this name.
+    pub fn option(&self, name: &str) -> Option<&'static OptionSpec> {
+        self.options.iter().find(|option| option.name == name)
+    }
+}
+
 /// Whether a check bears others beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Company {
@@ -44,29 +52,6 @@ pub enum Company {
     Welcome,
     /// It loads the machine; it has to be alone, or others would disturb it and it them.
     Alone,
-}
-
-/// One thing about a check that the user may set.
-#[derive(Debug)]
-pub struct OptionSpec {
-    /// Its name.
-    pub name: &'static str,
-    /// What it is when the user says nothing.
-    pub default: &'static str,
-    /// One sentence: what it does and what it may be.
-    pub about: &'static str,
-}
-
-/// The whole number that an option is set to, for a budget; the default where it is none, since that is refused when the
-/// check measures.
-pub(crate) fn number_of(options: &BTreeMap<String, String>, option: &OptionSpec) -> u64 {
-    let set = options.get(option.name).and_then(|text| text.parse().ok());
-    set.or_else(|| option.default.parse().ok()).unwrap_or(0)
-}
-
-/// The time that an option sets in seconds, for a budget; a day at most.
-pub(crate) fn seconds(options: &BTreeMap<String, String>, option: &OptionSpec) -> Duration {
-    Duration::from_secs(number_of(options, option).min(86_400))
 }
 
 /// How long a check may take.
@@ -227,40 +212,64 @@ impl Task {
         ))
     }
 
-    /// The whole number that an option of `spec` is set to.
+    /// The value of an option of `spec`: the user's or the default.
     ///
     /// # Errors
-    /// When it is none, or not in `range`.
-    pub fn number(
-        &self,
-        spec: &'static Spec,
-        option: &'static str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<u64, CheckError> {
-        let text = self.option(spec, option);
-        let number = text.parse().ok().filter(|number| range.contains(number));
-        number.ok_or_else(|| CheckError::Option {
-            check: spec.name,
-            option,
-            value: text.to_owned(),
-            why: format!(
-                "write a whole number from {} to {}",
-                range.start(),
-                range.end()
-            ),
-        })
-    }
-
-    /// The value of an option of `spec`: the user's or the default.
+    /// When it cannot be that.
     ///
     /// # Panics
     /// When `spec` declares no such option, which is a mistake in the check.
-    pub fn option<'a>(&'a self, spec: &'static Spec, name: &str) -> &'a str {
-        let declared = spec.options.iter().find(|option| option.name == name);
-        let default = declared
-            .expect("a check asks only for options that it declares")
-            .default;
-        self.options.get(name).map_or(default, String::as_str)
+    pub fn option(&self, spec: &'static Spec, name: &str) -> Result<&str, CheckError> {
+        let declared = spec.option(name);
+        let option = declared.expect("a check asks only for options that it declares");
+        let value = self
+            .options
+            .get(name)
+            .map_or(option.default, String::as_str);
+        option.accept(spec.name, value)?;
+        Ok(value)
+    }
+
+    /// The whole number that an option is set to, if it is.
+    ///
+    /// # Errors
+    /// As [`Task::option`].
+    pub fn number_if_set(
+        &self,
+        spec: &'static Spec,
+        name: &str,
+    ) -> Result<Option<u64>, CheckError> {
+        Ok(self.option(spec, name)?.parse().ok())
+    }
+
+    /// The whole number that an option with a default is set to.
+    ///
+    /// # Errors
+    /// As [`Task::option`].
+    ///
+    /// # Panics
+    /// When its default is no number, which is a mistake in the check.
+    pub fn number(&self, spec: &'static Spec, name: &str) -> Result<u64, CheckError> {
+        let number = self.number_if_set(spec, name)?;
+        Ok(number.expect("an option with a number has one by default"))
+    }
+
+    /// The path that an option is set to, if it is.
+    ///
+    /// # Errors
+    /// As [`Task::option`].
+    pub fn path(&self, spec: &'static Spec, name: &str) -> Result<Option<PathBuf>, CheckError> {
+        let text = self.option(spec, name)?;
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+
+    /// The directories that an option is set to.
+    ///
+    /// # Errors
+    /// As [`Task::option`].
+    pub fn directories(&self, spec: &'static Spec, name: &str) -> Result<Vec<PathBuf>, CheckError> {
+        let paths = std::env::split_paths(self.option(spec, name)?);
+        Ok(paths.filter(|path| !path.as_os_str().is_empty()).collect())
     }
 }
 

@@ -7,4 +7,5 @@ pub mod format;
 pub mod group;
 pub mod host;
 pub mod loopback;
+pub mod option;
 pub mod rank;

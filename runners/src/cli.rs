@@ -530,9 +530,9 @@ fn setting(text: &str) -> Result<Setting, String> {
     };
     let found =
         dhc_checks::catalog::find(check).ok_or_else(|| format!("there is no check `{check}`"))?;
-    let options = found.spec().options;
-    if !options.iter().any(|known| known.name == option) {
-        let names: Vec<&str> = options.iter().map(|known| known.name).collect();
+    let spec = found.spec();
+    let Some(declared) = spec.option(option) else {
+        let names: Vec<&str> = spec.options.iter().map(|known| known.name).collect();
         let known = if names.is_empty() {
             "none".to_owned()
         } else {
@@ -541,7 +541,10 @@ fn setting(text: &str) -> Result<Setting, String> {
         return Err(format!(
             "`{check}` has no option `{option}`; it has {known}"
         ));
-    }
+    };
+    declared
+        .accept(spec.name, value)
+        .map_err(|error| error.to_string())?;
     Ok(Setting {
         check: check.to_owned(),
         option: option.to_owned(),

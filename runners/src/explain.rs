@@ -147,8 +147,8 @@ fn check(check: Check) -> String {
             push(
                 &mut text,
                 format_args!(
-                    "  {}.{} ({default}): {}\n",
-                    spec.name, option.name, option.about
+                    "  {}.{} ({default}): {}; {}\n",
+                    spec.name, option.name, option.about, option.values
                 ),
             );
         }

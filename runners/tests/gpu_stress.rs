@@ -329,15 +329,6 @@ fn gpus_that_cuda_does_not_have_are_no_pass() {
 }
 
 #[test]
-fn an_option_that_cannot_be_is_refused() {
-    let outcome = eight_gpus().stress(&["--set", "gpu-stress.size=100"]);
-    let Ending::Failed { error } = &outcome.check("gpu-stress").record.ending else {
-        panic!("{:?}", outcome.check("gpu-stress").record.ending);
-    };
-    assert!(error.contains("write a multiple of 64"), "{error}");
-}
-
-#[test]
 fn every_pair_is_measured_in_both_directions_and_the_slow_one_is_named() {
     let outcome = eight_gpus()
         .with(|libraries| libraries.slow_pair(1, 5, 100))

@@ -249,23 +249,6 @@ fn fewer_gpus_than_ranks_are_told_with_what_to_set() {
 }
 
 #[test]
-fn options_that_cannot_be_are_refused_with_what_to_write() {
-    let gpus = two_gpus();
-    for (option, words) in [
-        ("engine=magic", "write ranks or all_reduce_perf"),
-        ("library-path=lib", "write whole paths"),
-        ("gpus-per-node=0", "write a whole number from 1 to 64"),
-    ] {
-        let setting = format!("nccl-allreduce.{option}");
-        let more = ["--set", setting.as_str()];
-        let outcome = gpus.run_with(&gpus.libraries.nccl(), &gpus.libraries.cuda(), &more);
-        assert_could_not(&outcome, &[words]);
-    }
-    let relative = gpus.run_with(Path::new("libnccl.so.2"), &gpus.libraries.cuda(), &[]);
-    assert_could_not(&relative, &["write the whole path"]);
-}
-
-#[test]
 fn a_rank_that_dies_is_told() {
     let gpus = two_gpus().with(|fake| fake.nccl_fault("ncclAllReduce", 1, 10, "\"crashes\""));
     let outcome = gpus.run();

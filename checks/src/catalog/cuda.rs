@@ -13,13 +13,14 @@ use nvidia_sys::{CallError, Driver, LoadError};
 
 use super::gpu::{divided, listed};
 use super::gpu_count::short_bdf;
-use crate::check::{CheckError, Event, OptionSpec, Recorder, Spec, Task, chain};
+use crate::check::{CheckError, Event, OptionSpec, Recorder, Spec, Values, chain};
 use crate::host::Host;
 
 pub(super) const LIBCUDA: OptionSpec = OptionSpec {
     name: "libcuda",
     default: "",
-    about: "the CUDA driver by its whole path; empty for the system's",
+    values: Values::Path,
+    about: "the CUDA driver; empty for the system's",
 };
 
 /// A GPU that both NVML and CUDA know.
@@ -57,25 +58,6 @@ impl From<CallError> for Trouble {
 impl From<LoadError> for Trouble {
     fn from(error: LoadError) -> Self {
         Trouble::Library(error)
-    }
-}
-
-/// The path that an option names, if it names one.
-pub(super) fn path(
-    task: &Task,
-    spec: &'static Spec,
-    option: &'static str,
-) -> Result<Option<PathBuf>, CheckError> {
-    let text = task.option(spec, option);
-    match PathBuf::from(text) {
-        _ if text.is_empty() => Ok(None),
-        path if path.is_absolute() => Ok(Some(path)),
-        _ => Err(CheckError::Option {
-            check: spec.name,
-            option,
-            value: text.to_owned(),
-            why: "write the whole path".to_owned(),
-        }),
     }
 }
 

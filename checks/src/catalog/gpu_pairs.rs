@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use nvidia_sys::{CallError, Context, DeviceMemory, PinnedMemory, Stream, Way};
 
-use super::cuda::{Gpu, LIBCUDA, Trouble, Worker, driver, gpus, path, side_by_side};
+use super::cuda::{Gpu, LIBCUDA, Trouble, Worker, driver, gpus, side_by_side};
 use super::gpu_stress::timed;
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, number_of,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
 
 const GPUS: Metric = Metric {
@@ -54,7 +54,8 @@ are slow, it is the GPU; when one is, it is the way. Needs the CUDA driver alone
 const MEBIBYTES: OptionSpec = OptionSpec {
     name: "mib",
     default: "256",
-    about: "size of a copy in MiB, 1 to 4096",
+    values: Values::Number(1..=4_096),
+    about: "size of a copy in MiB",
 };
 
 const COPIES: u32 = 10;
@@ -70,7 +71,7 @@ impl InstanceCheck for GpuPairs {
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         // Eight GPUs have 56 pairs, each of which takes a few hundredths of a second for 256 MiB over NVLink, and ten times
         // as long over PCIe.
-        let mib = number_of(options, &MEBIBYTES).min(4_096);
+        let mib = MEBIBYTES.number_in(options);
         let expected = Duration::from_secs(10 + mib / 16);
         Budget {
             expected,
@@ -80,9 +81,9 @@ impl InstanceCheck for GpuPairs {
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let end = Instant::now() + task.deadline;
-        let mib = task.number(&SPEC, "mib", 1..=4_096)?;
+        let mib = task.number(&SPEC, MEBIBYTES.name)?;
         let words = usize::try_from(mib << 18).unwrap_or(usize::MAX);
-        let libcuda = path(task, &SPEC, "libcuda")?;
+        let libcuda = task.path(&SPEC, LIBCUDA.name)?;
         let host = task.host.clone();
         let all = Worker::new("all GPUs", move |record| {
             let found = gpus(&host, libcuda.as_ref(), &BANDWIDTH, record)?;

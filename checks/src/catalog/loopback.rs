@@ -11,7 +11,7 @@ use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use libfabric_sys::{Device, Library};
 
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
 use crate::host::{Host, ReadError};
 use crate::loopback::{self, Course, NO_SHORTCUTS, Results};
@@ -258,7 +258,14 @@ one of hardware, with --set fabric-loopback.provider=NAME.",
     options: &[OptionSpec {
         name: "provider",
         default: "",
-        about: "the libfabric provider to use, such as tcp; all software providers if not set",
+        values: Values::Text {
+            form: "a provider's name such as tcp or tcp;ofi_rxm",
+            fits: |name| {
+                let is_of_names = |c: char| c.is_ascii_alphanumeric() || "_-;".contains(c);
+                name.len() <= 64 && name.chars().all(is_of_names)
+            },
+        },
+        about: "the libfabric provider to use; all software providers if not set",
     }],
 };
 
@@ -494,7 +501,7 @@ fn software_devices(
     spec: &'static Spec,
     library: &Library,
 ) -> Result<Vec<(Subject, Device)>, CheckError> {
-    let named = task.option(spec, "provider");
+    let named = task.option(spec, "provider")?;
     let filter = (!named.is_empty()).then_some(named);
     let all = library
         .devices(filter)

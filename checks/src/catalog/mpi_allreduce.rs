@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use dhc_thresholds::{Kind, Metric, Role, Subject, Unit};
 
-use super::all_reduce::{self, Limits, Metrics};
-use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
+use super::all_reduce::{self, BYTES_MIN, Limits, Metrics};
+use crate::check::{
+    Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task, Values,
+};
 use crate::group::{Group, Launched};
 use crate::rank::Work;
 
@@ -56,29 +58,35 @@ static SPEC: Spec = Spec {
         OptionSpec {
             name: "ranks-per-node",
             default: "1",
+            values: Values::Number(1..=1024),
             about: "ranks on each node",
         },
         OptionSpec {
             name: "max-bytes",
             default: "67108864",
+            values: Values::Number(BYTES_MIN..=BYTES_MAX),
             about: "largest message of the whole sweep, in bytes",
         },
         OptionSpec {
             name: "quick-bytes",
             default: "4194304",
+            values: Values::Number(BYTES_MIN..=BYTES_MAX),
             about: "largest message of the groups that look for a culprit, in bytes",
         },
         OptionSpec {
             name: "size-ms",
             default: "300",
+            values: Values::Number(1..=60_000),
             about: "how long the iterations of one size take together, in milliseconds",
         },
     ],
 };
 
+/// The largest message that may be asked for.
+const BYTES_MAX: u64 = 1 << 34;
+
 const LIMITS: Limits = Limits {
     quick_bytes_min: 1 << 18,
-    bytes_max: 1 << 34,
     whole: Duration::from_secs(30),
     quick: Duration::from_secs(3),
 };
@@ -131,7 +139,7 @@ impl ClusterCheck for MpiAllReduce {
         group: &Group,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
-        let ranks = task.number(&SPEC, "ranks-per-node", 1..=1024)?;
+        let ranks = task.number(&SPEC, "ranks-per-node")?;
         let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
         record.progress(format!("{} nodes", group.nodes.len()))?;
         let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);

@@ -2,13 +2,14 @@
 //! `all_reduce_perf` of nccl-tests.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
-use super::all_reduce::{self, Limits, Metrics};
-use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
+use super::all_reduce::{self, BYTES_MIN, Limits, Metrics};
+use crate::check::{
+    Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task, Values,
+};
 use crate::collective;
 use crate::format::nccl_tests::{self, Table};
 use crate::group::{Group, Roster};
@@ -54,47 +55,51 @@ static SPEC: Spec = Spec {
         OptionSpec {
             name: "engine",
             default: RANKS,
-            about: "who does it: ranks (dhc's own) or all_reduce_perf (of nccl-tests, installed on every node)",
+            values: Values::Words(&[RANKS, ALL_REDUCE_PERF]),
+            about: "who does it: dhc's own ranks, or all_reduce_perf of nccl-tests, installed on every node",
         },
-        OptionSpec {
-            name: "gpus-per-node",
-            default: "",
-            about: "GPUs on each node, a rank for each; as many as the instance type has if not set",
-        },
+        GPUS_PER_NODE,
         OptionSpec {
             name: "max-bytes",
             default: "8589934592",
+            values: Values::Number(BYTES_MIN..=BYTES_MAX),
             about: "largest message of the whole sweep, in bytes; less where a GPU has no room for it",
         },
         OptionSpec {
             name: "quick-bytes",
             default: "1073741824",
+            values: Values::Number(BYTES_MIN..=BYTES_MAX),
             about: "largest message of the groups that look for a culprit, in bytes",
         },
         OptionSpec {
             name: "size-ms",
             default: "300",
+            values: Values::Number(1..=60_000),
             about: "how long the iterations of one size take together, in milliseconds (engine ranks)",
         },
         OptionSpec {
             name: "libnccl",
             default: "",
-            about: "NCCL by its whole path, such as that of your jobs' container or Python environment (engine ranks)",
+            values: Values::Path,
+            about: "NCCL, such as that of your jobs' container or Python environment (engine ranks)",
         },
         OptionSpec {
             name: "libcuda",
             default: "",
-            about: "the CUDA driver by its whole path (engine ranks)",
+            values: Values::Path,
+            about: "the CUDA driver; the system's if not set (engine ranks)",
         },
         OptionSpec {
             name: "library-path",
             default: "",
-            about: "folders with colons between them in which NCCL's plugins are looked for first (engine ranks)",
+            values: Values::Directories(16),
+            about: "folders in which NCCL's plugins are looked for first (engine ranks)",
         },
         OptionSpec {
             name: "tool",
             default: "all_reduce_perf",
-            about: "the program, by name or whole path (engine all_reduce_perf)",
+            values: Values::Program,
+            about: "the program (engine all_reduce_perf)",
         },
     ],
 };
@@ -103,9 +108,18 @@ static SPEC: Spec = Spec {
 const RANKS: &str = "ranks";
 const ALL_REDUCE_PERF: &str = "all_reduce_perf";
 
+const GPUS_PER_NODE: OptionSpec = OptionSpec {
+    name: "gpus-per-node",
+    default: "",
+    values: Values::Number(1..=64),
+    about: "GPUs on each node, a rank for each; as many as the instance type has if not set",
+};
+
+/// The largest message that may be asked for.
+const BYTES_MAX: u64 = 1 << 36;
+
 const LIMITS: Limits = Limits {
     quick_bytes_min: 1 << 26,
-    bytes_max: 1 << 36,
     whole: Duration::from_secs(60),
     quick: Duration::from_secs(10),
 };
@@ -155,19 +169,12 @@ impl ClusterCheck for NcclAllReduce {
         group: &Group,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
-        let engine = task.option(&SPEC, "engine");
-        if ![RANKS, ALL_REDUCE_PERF].contains(&engine) {
-            return Err(refused(
-                task,
-                "engine",
-                format!("write {RANKS} or {ALL_REDUCE_PERF}"),
-            ));
-        }
-        if task.option(&SPEC, "gpus-per-node").is_empty() {
-            let why = "the table of the instance type does not say how many GPUs a node has; write how many".to_owned();
-            return Err(refused(task, "gpus-per-node", why));
-        }
-        let gpus = task.number(&SPEC, "gpus-per-node", 1..=64)?;
+        let engine = task.option(&SPEC, "engine")?;
+        let gpus = task.number_if_set(&SPEC, GPUS_PER_NODE.name)?;
+        let gpus = gpus.ok_or_else(|| {
+            let why = "the table of the instance type does not say how many GPUs a node has; write how many";
+            GPUS_PER_NODE.refusal(SPEC.name, "", why.to_owned())
+        })?;
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
         record.progress(format!("{} nodes", group.nodes.len()))?;
         if engine == RANKS {
@@ -175,15 +182,6 @@ impl ClusterCheck for NcclAllReduce {
         } else {
             by_all_reduce_perf(task, group, gpus, record)
         }
-    }
-}
-
-fn refused(task: &Task, option: &'static str, why: String) -> CheckError {
-    CheckError::Option {
-        check: SPEC.name,
-        option,
-        value: task.option(&SPEC, option).to_owned(),
-        why,
     }
 }
 
@@ -196,9 +194,9 @@ fn by_ranks(
 ) -> Result<(), CheckError> {
     let work = NcclSweep {
         sweep: all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?,
-        nccl: path(task, "libnccl")?,
-        cuda: path(task, "libcuda")?,
-        library_path: folders(task, "library-path")?,
+        nccl: task.path(&SPEC, "libnccl")?,
+        cuda: task.path(&SPEC, "libcuda")?,
+        library_path: task.directories(&SPEC, "library-path")?,
         environment: carried(task),
     };
     let launched = group.launch(&task.host, Work::NcclAllReduce(work), gpus, task.deadline)?;
@@ -207,30 +205,6 @@ fn by_ranks(
     tell_gpus(&launched.roster, record)?;
     tell_transport(&launched.roster, record)?;
     all_reduce::ending(group, &launched)
-}
-
-/// A path that an option names, if it does.
-fn path(task: &Task, option: &'static str) -> Result<Option<PathBuf>, CheckError> {
-    let text = task.option(&SPEC, option);
-    match PathBuf::from(text) {
-        _ if text.is_empty() => Ok(None),
-        path if path.is_absolute() => Ok(Some(path)),
-        _ => Err(refused(task, option, "write the whole path".to_owned())),
-    }
-}
-
-/// The folders that an option names.
-fn folders(task: &Task, option: &'static str) -> Result<Vec<PathBuf>, CheckError> {
-    let text = task.option(&SPEC, option);
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let folders: Vec<PathBuf> = std::env::split_paths(text).collect();
-    if folders.iter().all(|folder| folder.is_absolute()) {
-        return Ok(folders);
-    }
-    let why = "write whole paths with colons between them".to_owned();
-    Err(refused(task, option, why))
 }
 
 /// The variables that ranks set. They travel in the ranks' command lines, which all users of a node can read, so nothing
@@ -318,11 +292,7 @@ fn by_all_reduce_perf(
     gpus: u32,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let tool = task.option(&SPEC, "tool");
-    if tool.is_empty() || tool.starts_with('-') {
-        let why = "write the name or path of all_reduce_perf".to_owned();
-        return Err(refused(task, "tool", why));
-    }
+    let tool = task.option(&SPEC, "tool")?;
     let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
     let words = [
         tool,

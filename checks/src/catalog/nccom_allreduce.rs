@@ -7,7 +7,9 @@ use std::time::Duration;
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use super::nccom::{self, TOOL};
-use crate::check::{Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task};
+use crate::check::{
+    Budget, CheckError, ClusterCheck, Company, OptionSpec, Recorder, Spec, Task, Values,
+};
 use crate::collective;
 use crate::group::{Group, Launch};
 use crate::host::Command;
@@ -64,29 +66,34 @@ nothing while it hangs, so a hung group is a failed one, and the search finds th
         OptionSpec {
             name: "cores-per-node",
             default: "",
+            values: Values::Number(1..=1024),
             about: "logical cores to use on each node; as many as this machine has if not set",
         },
         OptionSpec {
             name: "max-bytes",
             default: "1073741824",
+            values: Values::Number(BYTES_MIN..=BYTES_MAX),
             about: "largest message of the whole sweep, in bytes",
         },
         OptionSpec {
             name: "quick-bytes",
             default: "268435456",
+            values: Values::Number(QUICK_BYTES_MIN..=BYTES_MAX),
             about: "largest message of the groups that look for a culprit, in bytes",
         },
         OptionSpec {
             name: "port",
             default: "45654",
+            values: Values::Number(1024..=65_535),
             about: "TCP port of the first node of a group, at which its workers meet",
         },
     ],
 };
 
-/// The smallest messages of the two kinds of groups.
+/// The smallest messages of the two kinds of groups, and the largest that may be asked for.
 const BYTES_MIN: u64 = 8;
 const QUICK_BYTES_MIN: u64 = 1 << 26;
+const BYTES_MAX: u64 = 1 << 34;
 
 /// The check.
 pub(super) struct NccomAllReduce;
@@ -119,21 +126,16 @@ impl ClusterCheck for NccomAllReduce {
         group: &Group,
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
-        let number = |option: &'static str, range| task.number(&SPEC, option, range);
-        let cores = if task.option(&SPEC, "cores-per-node").is_empty() {
-            nccom::logical_cores(task)?
-        } else {
-            u32::try_from(number("cores-per-node", 1..=1024)?).unwrap_or(u32::MAX)
+        let cores = match task.number_if_set(&SPEC, "cores-per-node")? {
+            Some(cores) => u32::try_from(cores).unwrap_or(u32::MAX),
+            None => nccom::logical_cores(task)?,
         };
         let (from, to) = if group.quick {
-            (
-                QUICK_BYTES_MIN,
-                number("quick-bytes", QUICK_BYTES_MIN..=1 << 34)?,
-            )
+            (QUICK_BYTES_MIN, task.number(&SPEC, "quick-bytes")?)
         } else {
-            (BYTES_MIN, number("max-bytes", BYTES_MIN..=1 << 34)?)
+            (BYTES_MIN, task.number(&SPEC, "max-bytes")?)
         };
-        let port = u16::try_from(number("port", 1024..=65_535)?).unwrap_or(u16::MAX);
+        let port = u16::try_from(task.number(&SPEC, "port")?).unwrap_or(u16::MAX);
         let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
         let ranks = nodes.saturating_mul(cores);
         let command = Command::new(TOOL, task.deadline)

@@ -6,7 +6,9 @@ use std::time::Duration;
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use super::nccom::{self, TOOL};
-use crate::check::{Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task};
+use crate::check::{
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
+};
 use crate::collective;
 use crate::host::Command;
 
@@ -66,8 +68,21 @@ tool is missing, cannot reach the driver or prints something else is an error an
     tags: &["neuron", "long"],
     company: Company::Alone,
     options: &[
-        OptionSpec { name: "ranks", default: "", about: "logical cores to use; all of the node if not set" },
-        OptionSpec { name: "max-bytes", default: "1GB", about: "largest message, as nccom-test's -e takes it" },
+        OptionSpec {
+            name: "ranks",
+            default: "",
+            values: Values::Number(1..=1024),
+            about: "logical cores to use; all of the node if not set",
+        },
+        OptionSpec {
+            name: "max-bytes",
+            default: "1GB",
+            values: Values::Text {
+                form: "a size such as 64MB or 1GB",
+                fits: |text| bytes(text).is_some(),
+            },
+            about: "largest message, as nccom-test's -e takes it",
+        },
     ],
 };
 
@@ -91,13 +106,8 @@ impl InstanceCheck for NccomLocal {
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let ranks = ranks(task)?;
-        let max_bytes = task.option(&SPEC, "max-bytes");
-        let asked = bytes(max_bytes).ok_or_else(|| CheckError::Option {
-            check: SPEC.name,
-            option: "max-bytes",
-            value: max_bytes.to_owned(),
-            why: "write a size such as 64MB or 1GB".to_owned(),
-        })?;
+        let max_bytes = task.option(&SPEC, "max-bytes")?;
+        let asked = bytes(max_bytes).expect("the option takes nothing else");
         record.measure(&RANKS, Subject::node(), ranks)?;
         let users = task.host.neuron_users();
         if !users.is_empty() {
@@ -174,9 +184,8 @@ fn bytes(text: &str) -> Option<u64> {
 
 /// The logical cores to use: the user's number, or all that the driver shows.
 fn ranks(task: &Task) -> Result<u32, CheckError> {
-    if task.option(&SPEC, "ranks").is_empty() {
-        return nccom::logical_cores(task);
+    match task.number_if_set(&SPEC, "ranks")? {
+        Some(number) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
+        None => nccom::logical_cores(task),
     }
-    let number = task.number(&SPEC, "ranks", 1..=1024)?;
-    Ok(u32::try_from(number).unwrap_or(u32::MAX))
 }

@@ -10,7 +10,7 @@ use dhc_thresholds::{Kind, Metric, Role, Subject, Unit};
 
 use self::kernels::{Known, Seeded};
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, seconds,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
 use crate::format::sysfs;
 use crate::host::load;
@@ -78,7 +78,8 @@ passes for them.",
 const SECONDS: OptionSpec = OptionSpec {
     name: "seconds",
     default: "30",
-    about: "how long every CPU computes, 1 to 86400",
+    values: Values::Number(1..=86_400),
+    about: "how long every CPU computes",
 };
 
 /// A CPU that was wrong this often needs no more of it.
@@ -99,7 +100,7 @@ impl InstanceCheck for CpuStress {
     }
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
-        let expected = seconds(options, &SECONDS) + AROUND;
+        let expected = SECONDS.seconds_in(options) + AROUND;
         Budget {
             expected,
             // Where other work has the CPUs, a round at the lowest priority may take long.
@@ -108,7 +109,7 @@ impl InstanceCheck for CpuStress {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let length = Duration::from_secs(task.number(&SPEC, "seconds", 1..=86_400)?);
+        let length = Duration::from_secs(task.number(&SPEC, SECONDS.name)?);
         let cpus = cpus(task, record)?;
         let work = Work {
             known: kernels::known(),

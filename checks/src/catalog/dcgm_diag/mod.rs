@@ -10,7 +10,7 @@ use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
 
 use self::told::{Summary, Told, told};
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
 use crate::format::dcgmi::{self, DcgmError, DcgmiError, Diagnosis, Exit, Grade, Severity};
 use crate::host::{Command, Ended, ExecError, Output};
@@ -69,12 +69,15 @@ static SPEC: Spec = Spec {
     needs: Some(Hardware::NvidiaGpu),
     tags: &["gpu", "long"],
     company: Company::Alone,
-    options: &[OptionSpec {
-        name: "level",
-        default: "4",
-        about: "1 software and configuration, seconds; 2 memory and PCIe, minutes; 3 stress, up to half an hour; \
+    options: &[LEVEL],
+};
+
+const LEVEL: OptionSpec = OptionSpec {
+    name: "level",
+    default: "4",
+    values: Values::Number(1..=4),
+    about: "1 software and configuration, seconds; 2 memory and PCIe, minutes; 3 stress, up to half an hour; \
                 4 all of it with the long memory test, up to two hours",
-    }],
 };
 
 const EXPLAIN: &str = "\
@@ -94,11 +97,8 @@ The level is an option: `--set dcgm-diag.level=2`. Nothing else may use the GPUs
 struct Level(u8);
 
 impl Level {
-    const LONGEST: Level = Level(4);
-
-    fn parse(text: &str) -> Option<Level> {
-        let number = text.parse().ok().filter(|number| (1..=4).contains(number));
-        number.map(Level)
+    fn of(number: u64) -> Level {
+        Level(u8::try_from(number).unwrap_or(u8::MAX))
     }
 
     fn number(self) -> u8 {
@@ -125,18 +125,11 @@ impl InstanceCheck for DcgmDiag {
     }
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
-        let level = options.get("level").and_then(|text| Level::parse(text));
-        level.unwrap_or(Level::LONGEST).budget()
+        Level::of(LEVEL.number_in(options)).budget()
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let text = task.option(&SPEC, "level");
-        let level = Level::parse(text).ok_or_else(|| CheckError::Option {
-            check: SPEC.name,
-            option: "level",
-            value: text.to_owned(),
-            why: "DCGM has the levels 1 to 4".to_owned(),
-        })?;
+        let level = Level::of(task.number(&SPEC, LEVEL.name)?);
         preflight::run(&task.host, level, record)?;
         record.progress(format!(
             "DCGM's diagnostic of level {} is running",

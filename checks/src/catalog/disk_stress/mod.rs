@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use self::content::{Fault, Label};
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, seconds,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
 use crate::host::scratch::{self, PAGE_BYTES, Pages, Place, Scratch};
 use crate::host::vector::mixed;
@@ -110,19 +110,22 @@ uses its cache all the same.",
 const SECONDS: OptionSpec = OptionSpec {
     name: "seconds",
     default: "10",
-    about: "how long each directory is tested, 1 to 86400",
+    values: Values::Number(1..=86_400),
+    about: "how long each directory is tested",
 };
 
 const MIB: OptionSpec = OptionSpec {
     name: "mib",
     default: "256",
-    about: "size of the file in MiB, 1 to 1048576",
+    values: Values::Number(1..=1 << 20),
+    about: "size of the file in MiB",
 };
 
 const DIRECTORIES: OptionSpec = OptionSpec {
     name: "directories",
     default: "",
-    about: "absolute paths with colons between them, such as /opt/dlami/nvme:/data; where dhc keeps its results if empty",
+    values: Values::Directories(DIRECTORIES_MAX),
+    about: "directories on the disks to test, such as /opt/dlami/nvme:/data; where dhc keeps its results if empty",
 };
 
 /// Directories are tested one after the other; no node has as many disks.
@@ -150,7 +153,7 @@ impl InstanceCheck for DiskStress {
             .get(DIRECTORIES.name)
             .map_or(1, |list| list.split(':').count());
         let directories = u32::try_from(directories.min(DIRECTORIES_MAX)).unwrap_or(1);
-        let expected = (seconds(options, &SECONDS) + Duration::from_secs(1)) * directories;
+        let expected = (SECONDS.seconds_in(options) + Duration::from_secs(1)) * directories;
         Budget {
             expected,
             // A sync may have to wait for all that others have written.
@@ -159,8 +162,8 @@ impl InstanceCheck for DiskStress {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let length = Duration::from_secs(task.number(&SPEC, "seconds", 1..=86_400)?);
-        let size = task.number(&SPEC, "mib", 1..=1 << 20)? << 20;
+        let length = Duration::from_secs(task.number(&SPEC, SECONDS.name)?);
+        let size = task.number(&SPEC, MIB.name)? << 20;
         let directories = directories(task)?;
         load::stand_back();
         for directory in directories {
@@ -180,25 +183,14 @@ impl InstanceCheck for DiskStress {
 }
 
 fn directories(task: &Task) -> Result<Vec<PathBuf>, CheckError> {
-    let text = task.option(&SPEC, DIRECTORIES.name);
-    if text.is_empty() {
-        let state = task.state.clone().map(|state| vec![state]);
-        return state.ok_or_else(|| {
-            let why = "no directory is known; name some with --set disk-stress.directories";
-            CheckError::Unavailable(why.to_owned())
-        });
+    let named = task.directories(&SPEC, DIRECTORIES.name)?;
+    if !named.is_empty() {
+        return Ok(named);
     }
-    let directories: Vec<PathBuf> = text.split(':').map(PathBuf::from).collect();
-    if directories.iter().all(|path| path.is_absolute()) && directories.len() <= DIRECTORIES_MAX {
-        return Ok(directories);
-    }
-    Err(CheckError::Option {
-        check: SPEC.name,
-        option: DIRECTORIES.name,
-        value: text.to_owned(),
-        why: format!(
-            "write at most {DIRECTORIES_MAX} absolute paths with colons between them, such as /opt/dlami/nvme:/data"
-        ),
+    let state = task.state.clone().map(|state| vec![state]);
+    state.ok_or_else(|| {
+        let why = "no directory is known; name some with --set disk-stress.directories";
+        CheckError::Unavailable(why.to_owned())
     })
 }
 

@@ -18,10 +18,9 @@ use nvml_wrapper::{Device, Nvml};
 
 use self::pattern::{Pattern, Wrong};
 use self::product::{PERIOD, Product};
-use super::cuda::{Gpu, LIBCUDA, Trouble, Worker, driver, gpus, path, side_by_side};
+use super::cuda::{Gpu, LIBCUDA, Trouble, Worker, driver, gpus, side_by_side};
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain, number_of,
-    seconds,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
 use crate::host::Host;
 
@@ -150,22 +149,29 @@ table has a floor, and a GPU that is slower than the node's others warns. A node
 const SECONDS: OptionSpec = OptionSpec {
     name: "seconds",
     default: "60",
-    about: "how long matrices are multiplied, 1 to 86400",
+    values: Values::Number(1..=86_400),
+    about: "how long matrices are multiplied",
 };
 const PERCENT: OptionSpec = OptionSpec {
     name: "percent",
     default: "10",
-    about: "share of each GPU's free memory to write and read, 1 to 90",
+    values: Values::Number(1..=90),
+    about: "percentage of each GPU's free memory to write and read",
 };
 const SIZE: OptionSpec = OptionSpec {
     name: "size",
     default: "8192",
-    about: "rows and columns of the matrices, 64 to 32768, a multiple of 64",
+    values: Values::Multiple {
+        of: PERIOD as u64,
+        to: 32_768,
+    },
+    about: "rows and columns of the matrices",
 };
 const LIBCUBLAS: OptionSpec = OptionSpec {
     name: "libcublas",
     default: "",
-    about: "cuBLAS by its whole path, such as that of your jobs' Python environment; empty for the system's",
+    values: Values::Path,
+    about: "cuBLAS, such as that of your jobs' Python environment; empty for the system's",
 };
 
 /// Words that are read back at once.
@@ -190,8 +196,8 @@ impl InstanceCheck for GpuStress {
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         // Every hundredth of a GPU's memory is read five times by way of the host, which takes up to a second.
-        let percent = number_of(options, &PERCENT).min(90);
-        let expected = seconds(options, &SECONDS) + Duration::from_secs(10 + percent);
+        let percent = PERCENT.number_in(options);
+        let expected = SECONDS.seconds_in(options) + Duration::from_secs(10 + percent);
         Budget {
             expected,
             deadline: expected * 2 + Duration::from_secs(60),
@@ -228,22 +234,12 @@ struct Options {
 
 impl Options {
     fn of(task: &Task) -> Result<Options, CheckError> {
-        let size = task.number(&SPEC, "size", PERIOD as u64..=32_768)?;
-        let size = usize::try_from(size).unwrap_or(PERIOD);
-        if !size.is_multiple_of(PERIOD) {
-            return Err(CheckError::Option {
-                check: SPEC.name,
-                option: "size",
-                value: size.to_string(),
-                why: format!("write a multiple of {PERIOD}"),
-            });
-        }
         Ok(Options {
-            length: Duration::from_secs(task.number(&SPEC, "seconds", 1..=86_400)?),
-            percent: task.number(&SPEC, "percent", 1..=90)?,
-            size,
-            libcuda: path(task, &SPEC, "libcuda")?,
-            libcublas: path(task, &SPEC, "libcublas")?,
+            length: Duration::from_secs(task.number(&SPEC, SECONDS.name)?),
+            percent: task.number(&SPEC, PERCENT.name)?,
+            size: usize::try_from(task.number(&SPEC, SIZE.name)?).unwrap_or(PERIOD),
+            libcuda: task.path(&SPEC, LIBCUDA.name)?,
+            libcublas: task.path(&SPEC, LIBCUBLAS.name)?,
         })
     }
 }

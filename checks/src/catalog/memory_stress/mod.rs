@@ -12,8 +12,7 @@ use dhc_thresholds::{Kind, Metric, Role, Subject, Unit};
 
 use self::pattern::{Pattern, Wrong};
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, number_of,
-    seconds,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
 use crate::format::sysfs;
 use crate::host::{Host, load};
@@ -96,13 +95,15 @@ accuses nothing by itself; the check `host` finds the kernel's own line about it
 const SECONDS: OptionSpec = OptionSpec {
     name: "seconds",
     default: "30",
-    about: "how long patterns are written and read, 1 to 86400; every pattern is done once in any case",
+    values: Values::Number(1..=86_400),
+    about: "how long patterns are written and read; every pattern is done once in any case",
 };
 
 const PERCENT: OptionSpec = OptionSpec {
     name: "percent",
     default: "10",
-    about: "share of the available memory to take, 1 to 90",
+    values: Values::Number(1..=90),
+    about: "percentage of the available memory to take",
 };
 
 /// Less says nothing about memory, since it fits into the caches.
@@ -119,8 +120,8 @@ impl InstanceCheck for MemoryStress {
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         // The kernel clears every page first, and all patterns are done once: about a second for each hundredth of a
         // node with 2 TB.
-        let percent = number_of(options, &PERCENT).min(90);
-        let expected = seconds(options, &SECONDS) + Duration::from_secs(5 + percent);
+        let percent = PERCENT.number_in(options);
+        let expected = SECONDS.seconds_in(options) + Duration::from_secs(5 + percent);
         Budget {
             expected,
             deadline: expected * 2 + Duration::from_secs(60),
@@ -128,8 +129,8 @@ impl InstanceCheck for MemoryStress {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let length = Duration::from_secs(task.number(&SPEC, "seconds", 1..=86_400)?);
-        let percent = task.number(&SPEC, "percent", 1..=90)?;
+        let length = Duration::from_secs(task.number(&SPEC, SECONDS.name)?);
+        let percent = task.number(&SPEC, PERCENT.name)?;
         let before = edac::read(&task.host);
         load::stand_back();
         let nodes = numa_nodes(&task.host, record)?;

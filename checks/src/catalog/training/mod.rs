@@ -11,7 +11,7 @@ use std::time::Duration;
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{
-    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, chain,
+    Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
 use crate::format::neuron_sysfs::physical_per_logical;
 use crate::host::{Command, Ended};
@@ -72,17 +72,20 @@ const OPTIONS: [OptionSpec; 3] = [
     OptionSpec {
         name: "python",
         default: "python3",
-        about: "the Python that has JAX, by name or whole path",
+        values: Values::Program,
+        about: "the Python that has JAX",
     },
     OptionSpec {
         name: "steps",
         default: "200",
-        about: "steps of training, 2 to 1000",
+        values: Values::Number(2..=1_000),
+        about: "steps of training",
     },
     OptionSpec {
         name: "width",
         default: "512",
-        about: "width of the network's layers, 16 to 8192",
+        values: Values::Number(16..=8_192),
+        about: "width of the network's layers",
     },
 ];
 
@@ -184,11 +187,11 @@ impl InstanceCheck for Training {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let steps = task.number(self.spec, "steps", 2..=1_000)?;
-        let width = task.number(self.spec, "width", 16..=8_192)?;
+        let steps = task.number(self.spec, "steps")?;
+        let width = task.number(self.spec, "width")?;
         record.progress(format!("{steps} steps on every core"))?;
         // Isolated: neither the directory that dhc was started in nor the user's own packages are looked at.
-        let command = Command::new(task.option(self.spec, "python"), task.deadline)
+        let command = Command::new(task.option(self.spec, "python")?, task.deadline)
             .args(["-I", "-c", SCRIPT, self.platform])
             .args([steps.to_string(), width.to_string()]);
         let output = task.host.exec(&command);
