@@ -363,6 +363,35 @@ fn devices_without_their_driver_accuse_nothing_and_devices_that_are_gone_do() {
 }
 
 #[test]
+fn a_bus_that_cannot_be_read_is_not_one_without_devices() {
+    const BUS: &str = "/sys/bus/pci/devices";
+    let vendor = format!("{BUS}/0000:00:04.0/vendor");
+    let gone = || {
+        let node = FakeNode::trn1_32xlarge().without_neuron_devices();
+        node.file(&vendor, "0x1d0f\n")
+    };
+    for node in [
+        gone().without(BUS),
+        gone().without(BUS).file(BUS, "no folder"),
+        gone().unreadable(&vendor),
+    ] {
+        let outcome = Dhc::on(node).run(&["--check", "neuron-count"]);
+        let record = &outcome.check("neuron-count").record;
+        let Ending::Failed { error } = &record.ending else {
+            panic!("{record:?}")
+        };
+        assert!(
+            error.contains("does not tell whether one is there"),
+            "{error}"
+        );
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (4, (Status::Error, Action::Retry))
+        );
+    }
+}
+
+#[test]
 fn a_tool_that_cannot_look_accuses_nothing() {
     let tool = || FakeNode::trn1_32xlarge().tool("nccom-test");
     for node in [

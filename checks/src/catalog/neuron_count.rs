@@ -33,7 +33,7 @@ static SPEC: Spec = Spec {
 Counts the Neuron devices and their physical cores that the driver shows in sysfs and compares them with the instance
 type. Each device is recorded with its serial number, model and connections, so that a missing one can be told by what is
 left. Devices that are on the PCI bus while no driver shows any want the driver, which is an error and accuses nothing;
-where the bus has none either, they are missing.",
+where the bus has none either, they are missing, and where it cannot be read, nobody can tell.",
     metrics: &[&DEVICES, &CORES, &CONNECTED],
     needs: Some(Hardware::NeuronDevice),
     tags: &["neuron", "quick"],
@@ -55,9 +55,11 @@ impl InstanceCheck for NeuronCount {
             .neuron_devices()
             .map_err(|error| CheckError::Unavailable(error.to_string()))?;
         if devices.is_empty() {
-            let on_the_bus = host
-                .neuron_functions()
-                .map_err(|error| CheckError::Unavailable(error.to_string()))?;
+            let on_the_bus = host.neuron_functions().map_err(|error| {
+                CheckError::Unavailable(format!(
+                    "no driver shows a Neuron device, and the PCI bus does not tell whether one is there: {error}"
+                ))
+            })?;
             if !on_the_bus.is_empty() {
                 return Err(CheckError::Unavailable(format!(
                     "{} Neuron devices are on the PCI bus and no driver shows them; load it (modprobe neuron), or install \

@@ -67,18 +67,27 @@ impl Host {
     /// The addresses of all Neuron devices on the PCI bus, whether or not a driver has taken them.
     ///
     /// # Errors
-    /// When the bus cannot be read.
+    /// When the bus, or what one of its functions is, cannot be read: nobody can tell then whether a device is there.
     pub fn neuron_functions(&self) -> Result<Vec<String>, ReadError> {
-        let functions = match self.list(PCI) {
-            Err(error) if error.is_absent() => Vec::new(),
-            functions => functions?,
-        };
-        let word =
-            |bdf: &str, file: &str| self.text(format!("{PCI}/{bdf}/{file}")).unwrap_or_default();
-        let is_neuron = |bdf: &String| {
-            word(bdf, "vendor") == VENDOR && FUNCTIONS.contains(&word(bdf, "device").as_str())
-        };
-        Ok(functions.into_iter().filter(is_neuron).collect())
+        let mut found = Vec::new();
+        for bdf in self.list(PCI)? {
+            if self.pci_word(&bdf, "vendor")?.as_deref() == Some(VENDOR)
+                && let Some(device) = self.pci_word(&bdf, "device")?
+                && FUNCTIONS.contains(&device.as_str())
+            {
+                found.push(bdf);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a file of a PCI function holds; `None` where the function has gone meanwhile.
+    fn pci_word(&self, bdf: &str, file: &str) -> Result<Option<String>, ReadError> {
+        match self.text(format!("{PCI}/{bdf}/{file}")) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The processes that hold a Neuron device open, by number and name, as far as this process may look.
