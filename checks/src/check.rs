@@ -77,6 +77,13 @@ pub trait InstanceCheck: Sync {
         }
     }
 
+    /// What the check would need that is not installed on this machine and need not be: for a check that only adds to what
+    /// others look at. It is left out then, with this reason, unless the user named it.
+    fn not_installed(&self, host: &Host, options: &BTreeMap<String, String>) -> Option<String> {
+        let _ = (host, options);
+        None
+    }
+
     /// Measures, and records each thing as soon as it is seen, so that what was seen before a crash or deadline is kept.
     ///
     /// # Errors

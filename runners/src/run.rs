@@ -156,6 +156,24 @@ pub fn node(
     (report, broken)
 }
 
+/// Leaves out of a plan the checks that only add to others, that the user did not name, and that want what is not installed.
+pub fn leave_out_what_is_not_installed(
+    plan: &mut [Planned],
+    host: &Host,
+    selection: &Selection,
+    options: &BTreeMap<String, BTreeMap<String, String>>,
+) {
+    let none = BTreeMap::new();
+    for planned in plan {
+        let name = planned.check.spec().name;
+        let is_named = selection.checks.iter().any(|check| check == name);
+        if planned.left_out.is_none() && !is_named {
+            let options = options.get(name).unwrap_or(&none);
+            planned.left_out = planned.check.not_installed(host, options);
+        }
+    }
+}
+
 /// How long the checks that `selection` leaves take at most, whatever the node turns out to be.
 pub fn longest(
     checks: &[&'static dyn InstanceCheck],

@@ -174,6 +174,49 @@ fn what_could_not_train_accuses_nothing() {
     assert_eq!(absent.verdict(), (Status::Error, Action::Retry));
 }
 
+/// Training on whatever the node has, without its check being named.
+fn unnamed(node: FakeNode, more: &[&str]) -> Outcome {
+    let others = "cpu-stress,memory-stress,disk-stress,gpu-stress,gpu-pairs";
+    let args = [&["--tag", "stress", "--skip", others], more].concat();
+    Dhc::on(node).run(&args)
+}
+
+#[test]
+fn without_jax_the_cpu_is_trained_only_where_somebody_asks_for_it() {
+    let plain = || FakeNode::plain().tool("python3");
+    for node in [plain().missing(), plain().prints("", 3)] {
+        let outcome = unnamed(node, &[]);
+        let Ending::Skipped { reason } = &outcome.check("cpu-training").record.ending else {
+            panic!("{:?}", outcome.check("cpu-training"))
+        };
+        assert!(reason.contains("has no JAX"), "{reason}");
+        assert!(reason.contains("pip install jax"), "{reason}");
+        // Nothing was measured, so nothing passed.
+        assert_eq!((outcome.exit, outcome.verdict().0), (3, Status::Unknown));
+    }
+    let named = Dhc::on(plain().missing()).check("cpu-training");
+    assert_eq!((named.exit, named.verdict().0), (4, Status::Error));
+    let set = ["--set", "cpu-training.python=no-such-python"];
+    let set = unnamed(plain().missing(), &set);
+    assert_eq!((set.exit, set.verdict().0), (4, Status::Error));
+}
+
+#[test]
+fn a_python_that_breaks_is_no_missing_jax() {
+    let node = FakeNode::plain().tool("python3").crashes("core dumped");
+    let outcome = unnamed(node, &[]);
+    assert_eq!((outcome.exit, outcome.verdict().0), (4, Status::Error));
+}
+
+#[test]
+fn without_jax_accelerators_were_not_measured_and_do_not_pass() {
+    let node = FakeNode::p5_48xlarge().tool("python3").missing();
+    let outcome = unnamed(node, &[]);
+    assert_eq!(outcome.check("gpu-training").status, Status::Error);
+    assert_eq!(outcome.check("cpu-training").status, Status::Skip);
+    assert_eq!((outcome.exit, outcome.verdict().0), (4, Status::Error));
+}
+
 #[test]
 fn a_training_that_hangs_is_ended_at_its_deadline() {
     let node = FakeNode::p5_48xlarge().tool("python3").hangs();

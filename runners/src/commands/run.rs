@@ -227,7 +227,9 @@ fn selection(args: &RunArgs) -> Selection {
 fn instance_level(keeper: Keeper, host: Host, args: &RunArgs) -> Result<Exit, Failure> {
     let checks = plan::instance_checks(CHECKS);
     let (table, there) = (&keeper.chosen.table, &keeper.machine.there);
-    let mut plan = plan::instance_level(&checks, table, there, &selection(args))?;
+    let selection = selection(args);
+    let mut plan = plan::instance_level(&checks, table, there, &selection)?;
+    run::leave_out_what_is_not_installed(&mut plan, &host, &selection, &keeper.options);
     if let Some(budget) = args.budget {
         plan = plan::within(plan, budget, &keeper.options);
     }

@@ -14,10 +14,16 @@ use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
 use crate::format::neuron_sysfs::physical_per_logical;
-use crate::host::{Command, Ended};
+use crate::host::{Command, Ended, ExecError, Host};
 use curves::{Core, Why};
 
 const SCRIPT: &str = include_str!("train.py");
+
+/// Looks whether there is a JAX, without loading it, and ends with [`NO_JAX`] if not.
+const PROBE: &str =
+    "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('jax') else 3)";
+const NO_JAX: i32 = 3;
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A training check of one kind of processor.
 pub(super) struct Training {
@@ -65,16 +71,19 @@ const EXPLAIN: &str = "\
 Trains a small network with a fixed seed, in float32 and bfloat16, on all cores at once, and the same on the CPU. Every core
 has to follow the CPU's loss curve closely and, since all run one program on the same numbers, the other cores' curves in
 every bit. One that does not computes wrong values: silent data corruption. Needs Python with JAX and its support of the
-accelerator (jax[cuda12], or jax-neuronx with its `neuron` platform); where these are missing that is an error and accuses
-nothing.";
+accelerator (jax[cuda12], or jax-neuronx with its `neuron` platform); where these are missing on a node with accelerators
+that is an error and accuses nothing: the node was not measured, so it does not pass. Install them, or leave the check out
+with --skip. The CPU's own run only adds to `cpu-stress`: without JAX it is skipped, unless it is named with --check.";
+
+const PYTHON: OptionSpec = OptionSpec {
+    name: "python",
+    default: "python3",
+    values: Values::Program,
+    about: "the Python that has JAX",
+};
 
 const OPTIONS: [OptionSpec; 3] = [
-    OptionSpec {
-        name: "python",
-        default: "python3",
-        values: Values::Program,
-        about: "the Python that has JAX",
-    },
+    PYTHON,
     OptionSpec {
         name: "steps",
         default: "200",
@@ -186,12 +195,33 @@ impl InstanceCheck for Training {
         }
     }
 
+    /// Accelerators are there to train, so that JAX is missing for them is an error. The CPU's run is an addition to
+    /// `cpu-stress`. Only what is surely missing counts; all else shows when the check runs.
+    fn not_installed(&self, host: &Host, options: &BTreeMap<String, String>) -> Option<String> {
+        if self.platform != "cpu" || options.contains_key(PYTHON.name) {
+            return None;
+        }
+        let probe = Command::new(PYTHON.default, PROBE_LIMIT).args(["-I", "-c", PROBE]);
+        let missing = match host.exec(&probe) {
+            Err(ExecError::NotInstalled { .. }) => true,
+            Ok(output) => output.ended == Ended::Exited(NO_JAX),
+            Err(_) => false,
+        };
+        missing.then(|| {
+            format!(
+                "{} has no JAX, which this check alone wants; `python3 -m venv /opt/jax && /opt/jax/bin/pip install jax` \
+                 installs it, and --set {}.{}=/opt/jax/bin/python3 names it",
+                PYTHON.default, self.spec.name, PYTHON.name
+            )
+        })
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let steps = task.number(self.spec, "steps")?;
         let width = task.number(self.spec, "width")?;
         record.progress(format!("{steps} steps on every core"))?;
         // Isolated: neither the directory that dhc was started in nor the user's own packages are looked at.
-        let command = Command::new(task.option(self.spec, "python")?, task.deadline)
+        let command = Command::new(task.option(self.spec, PYTHON.name)?, task.deadline)
             .args(["-I", "-c", SCRIPT, self.platform])
             .args([steps.to_string(), width.to_string()]);
         let output = task.host.exec(&command);
