@@ -86,7 +86,40 @@ pub struct Planned {
     pub check: &'static dyn InstanceCheck,
     /// Why it is left out, or `None` if it runs.
     pub left_out: Option<String>,
+    /// For how many seconds it works, where the budget has no time for its usual length.
+    pub shortened: Option<Shortened>,
 }
+
+/// A check that is given less time than it usually takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortened {
+    /// What its option `seconds` is set to.
+    pub seconds: u64,
+    /// What was shortened, and why.
+    pub why: String,
+}
+
+impl Planned {
+    /// What its options are set to, given what the user set (by check).
+    pub fn options(
+        &self,
+        set: &BTreeMap<String, BTreeMap<String, String>>,
+    ) -> BTreeMap<String, String> {
+        let name = self.check.spec().name;
+        let mut options = set.get(name).cloned().unwrap_or_default();
+        if let Some(shortened) = &self.shortened {
+            options.insert(SECONDS.to_owned(), shortened.seconds.to_string());
+        }
+        options
+    }
+}
+
+/// The option by which a check can be given less time.
+const SECONDS: &str = "seconds";
+
+/// The parts of its usual length to which a check is shortened. What is slow or wrong under load mostly shows early; below a
+/// quarter heat has not come up and random places have hardly been visited.
+const PARTS: [u64; 2] = [2, 4];
 
 /// A word in the selection that is neither a check nor a tag.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -119,51 +152,80 @@ pub fn instance_level(
     let plan = checks.iter().map(|check| Planned {
         check: *check,
         left_out: unwanted(check.spec(), selection).or_else(|| absent(check.spec(), table, there)),
+        shortened: None,
     });
     Ok(plan.collect())
 }
 
-/// Leaves out of a plan what does not fit into `budget`, those checks first that find least in their time.
+/// Fits a plan into `budget`: what does not is given less time, or is left out, those checks first that find least in their
+/// time.
 ///
-/// A check costs what it takes on a sound node with these options (by check), one after the other.
+/// A check costs what it takes on a sound node with these options (by check), one after the other. What the user set is not
+/// shortened.
 pub fn within(
     plan: Vec<Planned>,
     budget: Duration,
     options: &BTreeMap<String, BTreeMap<String, String>>,
 ) -> Vec<Planned> {
-    let none = BTreeMap::new();
-    let cost = |planned: &Planned| {
-        let name = planned.check.spec().name;
-        let options = options.get(name).unwrap_or(&none);
-        planned.check.budget(options).expected
-    };
-    let mut best_first: Vec<(usize, Duration, f64)> = plan
+    let mut best_first: Vec<(usize, f64)> = plan
         .iter()
         .enumerate()
         .filter(|(_, planned)| planned.left_out.is_none())
         .map(|(place, planned)| {
-            let cost = cost(planned);
+            let cost = planned.check.budget(&planned.options(options)).expected;
             let worth = f64::from(worth(planned.check.spec().name));
-            (place, cost, worth / cost.as_secs_f64().max(0.001))
+            (place, worth / cost.as_secs_f64().max(0.001))
         })
         .collect();
     // Stable: of two that find as much, the one that the registry has first.
     best_first.sort_by(|(.., one), (.., other)| other.total_cmp(one));
     let mut left = budget;
     let mut plan = plan;
-    for (place, cost, _) in best_first {
-        match left.checked_sub(cost) {
-            Some(rest) => left = rest,
-            None => {
-                plan[place].left_out = Some(format!(
-                    "left out to keep within the budget of {}: it takes about {}",
-                    spoken(budget),
-                    spoken(cost)
-                ));
-            }
+    for (place, _) in best_first {
+        let planned = &mut plan[place];
+        let lengths = lengths(planned, budget, options);
+        if let Some((shortened, cost)) = lengths.iter().find(|(_, cost)| *cost <= left) {
+            planned.shortened.clone_from(shortened);
+            left -= *cost;
+            continue;
         }
+        let costs: Vec<String> = lengths.iter().map(|(_, cost)| spoken(*cost)).collect();
+        planned.left_out = Some(format!(
+            "left out to keep within the budget of {}: it takes about {}",
+            spoken(budget),
+            costs.join(", or shortened ")
+        ));
     }
     plan
+}
+
+/// The lengths that a check can have, longest first, each with its cost.
+fn lengths(
+    planned: &Planned,
+    budget: Duration,
+    options: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Vec<(Option<Shortened>, Duration)> {
+    let check = planned.check;
+    let set = planned.options(options);
+    let mut lengths = vec![(None, check.budget(&set).expected)];
+    let usual = check.spec().option(SECONDS);
+    let usual = usual.and_then(|option| option.default.parse::<u64>().ok());
+    if let Some(usual) = usual
+        && !set.contains_key(SECONDS)
+    {
+        lengths.extend(PARTS.iter().map(|part| {
+            let seconds = usual / part;
+            let why = format!(
+                "shortened to keep within the budget of {}: {}.{SECONDS} is {seconds} in place of {usual}",
+                spoken(budget),
+                check.spec().name
+            );
+            let mut set = set.clone();
+            set.insert(SECONDS.to_owned(), seconds.to_string());
+            (Some(Shortened { seconds, why }), check.budget(&set).expected)
+        }));
+    }
+    lengths
 }
 
 fn worth(check: &str) -> u32 {
@@ -353,10 +415,15 @@ mod tests {
         assert_eq!((spoken(20), spoken(0)), ("20ms".into(), "0s".into()));
     }
 
+    /// What it costs at the length that it was given.
     fn cost(planned: &Planned, options: &Options) -> Duration {
-        let none = BTreeMap::new();
-        let options = options.get(planned.check.spec().name).unwrap_or(&none);
-        planned.check.budget(options).expected
+        planned.check.budget(&planned.options(options)).expected
+    }
+
+    /// What it costs at its shortest.
+    fn least(planned: &Planned, options: &Options) -> Duration {
+        let lengths = lengths(planned, Duration::ZERO, options);
+        lengths.last().expect("every check has a length").1
     }
 
     proptest! {
@@ -381,6 +448,7 @@ mod tests {
                 .map(|(check, out)| Planned {
                     check,
                     left_out: out.then(|| "there is none".to_owned()),
+                    shortened: None,
                 })
                 .collect();
             let after = within(before.clone(), budget, &options);
@@ -394,11 +462,19 @@ mod tests {
             for (before, after) in before.iter().zip(&after) {
                 match (&before.left_out, &after.left_out) {
                     (Some(before), after) => prop_assert_eq!(Some(before), after.as_ref()),
-                    (None, None) => {}
+                    (None, None) => {
+                        let Some(shortened) = &after.shortened else { continue };
+                        // The rest of the budget would not have done for the whole of it, and the user set nothing.
+                        prop_assert!(used - cost(after, &options) + cost(before, &options) > budget);
+                        prop_assert_ne!(after.check.spec().name, "cpu-stress");
+                        let usual = after.check.spec().option(SECONDS).expect("it can be shortened");
+                        let usual: u64 = usual.default.parse().expect("it is a number");
+                        prop_assert!(shortened.seconds >= usual / 4 && shortened.seconds < usual);
+                    }
                     (None, Some(why)) => {
                         prop_assert!(why.contains("to keep within the budget of"), "{}", why);
                         // What is left of the time is too little for it.
-                        prop_assert!(used + cost(after, &options) > budget);
+                        prop_assert!(used + least(after, &options) > budget);
                     }
                 }
             }
@@ -408,16 +484,18 @@ mod tests {
         fn what_runs_found_more_in_its_time_than_what_was_left_out_for_it(seconds in 0..20_000_u64) {
             let none = Options::new();
             let all = instance_checks(CHECKS).into_iter();
-            let all = all.map(|check| Planned { check, left_out: None }).collect();
+            let all = all.map(|check| Planned { check, left_out: None, shortened: None });
+            let all: Vec<Planned> = all.collect();
             let plan = within(all, Duration::from_secs(seconds), &none);
             let rate = |planned: &Planned| {
-                f64::from(worth(planned.check.spec().name)) / cost(planned, &none).as_secs_f64()
+                let usual = planned.check.budget(&BTreeMap::new()).expected;
+                f64::from(worth(planned.check.spec().name)) / usual.as_secs_f64()
             };
             for out in plan.iter().filter(|planned| planned.left_out.is_some()) {
                 // With only the checks that are better, there would have been no room for it either.
                 let better = plan.iter().filter(|planned| planned.left_out.is_none() && rate(planned) >= rate(out));
                 let used: Duration = better.map(|planned| cost(planned, &none)).sum();
-                prop_assert!(used + cost(out, &none) > Duration::from_secs(seconds));
+                prop_assert!(used + least(out, &none) > Duration::from_secs(seconds));
             }
         }
     }

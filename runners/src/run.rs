@@ -202,7 +202,7 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
             },
         );
     }
-    let options = orders.options.get(name).cloned().unwrap_or_default();
+    let options = planned.options(&orders.options);
     let Budget { expected, deadline } = planned.check.budget(&options);
     let deadline = orders.deadline.unwrap_or(deadline);
     let left = orders
@@ -224,5 +224,9 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
         group: None,
     };
     let progress = |what: &str| watcher.progress(name, what);
-    supervise::measure(&orders.program, name, &task, orders.stop, &progress)
+    let mut record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+    record
+        .notes
+        .extend(planned.shortened.as_ref().map(|less| less.why.clone()));
+    record
 }
