@@ -217,6 +217,10 @@ pub struct RunArgs {
     /// How long recovery tooling may act on the result.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
     pub valid_for: Duration,
+    /// Delete results of this node that are older, once this one is kept; a day at least, such as `30d`. All are kept if left
+    /// out.
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub keep_results: Option<Duration>,
     /// The run of the whole cluster that this one is a part of: it gets signs of life and the measurements in lines that a
     /// launcher can carry, and nothing else is printed (what `--level all` gives its nodes).
     #[arg(long, value_name = "RUN", hide = true)]
@@ -552,7 +556,16 @@ fn setting(text: &str) -> Result<Setting, String> {
     })
 }
 
-/// A duration such as `500ms`, `5s`, `10m`, `2h`.
+/// How long results are kept. A day at least, so that no run that is still under way is taken for an old one.
+fn age(text: &str) -> Result<Duration, String> {
+    let age = duration(text)?;
+    if age < Duration::from_secs(24 * 3600) {
+        return Err("must be a day or more, such as 30d".to_owned());
+    }
+    Ok(age)
+}
+
+/// A duration such as `500ms`, `5s`, `10m`, `2h`, `30d`.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
@@ -566,9 +579,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
         "h" => number.checked_mul(3600).map(Duration::from_secs),
+        "d" => number.checked_mul(24 * 3600).map(Duration::from_secs),
         _ => {
             return Err(format!(
-                "`{unit}` is not a unit of time; write ms, s, m or h"
+                "`{unit}` is not a unit of time; write ms, s, m, h or d"
             ));
         }
     };

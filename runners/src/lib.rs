@@ -13,6 +13,7 @@ pub mod live;
 pub mod localise;
 pub mod machine;
 pub mod plan;
+pub mod prune;
 pub mod recover;
 pub mod render;
 pub mod run;

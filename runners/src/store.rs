@@ -3,6 +3,7 @@
 //! The local directory comes first and is on a disk of the node, so that a run never waits for a network file system.
 //! Where the user asks for a copy with `--out`, another process makes it and has [`COPY_LIMIT`] to do so.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -80,7 +81,7 @@ pub enum StoreError {
     },
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |error| StoreError::Io { what, path, error }
 }
@@ -177,6 +178,11 @@ impl Store {
         Ok(all)
     }
 
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where checks keep readings from one run to the next.
     ///
     /// # Errors
@@ -186,6 +192,20 @@ impl Store {
         private_dir(&path)?;
         Ok(path)
     }
+}
+
+/// Whether a file in a run's folder has a name that dhc gives: those of a run, and what a run that was killed left of them.
+pub(crate) fn is_of_a_run(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else {
+        return false;
+    };
+    let written = |name: &str| [RESULT, JOURNAL, MANIFEST].contains(&name);
+    let hidden = name
+        .strip_prefix('.')
+        .and_then(|name| name.rsplit_once('.'));
+    let is_part =
+        hidden.is_some_and(|(name, process)| written(name) && process.parse::<u32>().is_ok());
+    written(name) || name == RESERVE || is_part
 }
 
 /// Who holds a lock. Whoever has just taken it writes its name in the next moment.
@@ -396,7 +416,7 @@ fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), StoreErr
 
 fn write_whole_as(
     folder: &Path,
-    name: &std::ffi::OsStr,
+    name: &OsStr,
     content: &[u8],
     mode: u32,
 ) -> Result<(), StoreError> {

@@ -262,3 +262,39 @@ fn promtool_accepts_the_alert_rules() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
 }
+
+#[test]
+fn a_daily_run_is_too_old_after_two_days_and_a_weekly_one_after_two_weeks() {
+    let too_old = |page: &str, hours: u32| {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = deploy("prometheus/dhc.rules.yml");
+        let test = format!(
+            "rule_files: [{}]\ntests:\n- interval: 1h\n  input_series:\n  \
+             - series: dhc_last_run_timestamp_seconds{{node=\"n1\",level=\"instance\",page=\"{page}\"}}\n    \
+               values: 0x400\n  promql_expr_test:\n  \
+             - expr: count(ALERTS{{alertname=\"DhcRunTooOld\"}})\n    eval_time: {hours}h\n    \
+               exp_samples: [{{value: 1}}]\n",
+            rules.display()
+        );
+        let file = folder.path().join("test.yml");
+        std::fs::write(&file, test).unwrap();
+        let output = Command::new("promtool")
+            .args(["test", "rules"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = said + &String::from_utf8_lossy(&output.stdout);
+        // Whatever else is wrong with the test is not an alert that is silent.
+        assert!(
+            output.status.success() || said.contains("got: nil"),
+            "{said}"
+        );
+        output.status.success()
+    };
+    assert_eq!([too_old("dhc", 49), too_old("dhc", 51)], [false, true]);
+    assert_eq!(
+        [too_old("weekly", 337), too_old("weekly", 339)],
+        [false, true]
+    );
+}

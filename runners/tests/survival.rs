@@ -952,3 +952,84 @@ fn a_stored_result_can_be_judged_by_another_table() {
     );
     assert_eq!(judged.report.judged_by.instance_type, "mine");
 }
+
+#[test]
+fn old_results_are_deleted_where_asked_and_nothing_else_ever_is() {
+    const DAY: u64 = 24 * 3600;
+    let dhc = Dhc::on(FakeNode::plain());
+    assert_eq!(
+        dhc.check("fabric-loopback")
+            .stderr
+            .matches("deleted")
+            .count(),
+        0
+    );
+    let of_today = dhc.runs();
+    let runs = dhc.state().join("runs");
+    let begun = |days_ago: u64, number: u128| {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+        let then = now - Duration::from_secs(days_ago * DAY);
+        ulid::Ulid::from_parts(u64::try_from(then.as_millis()).unwrap(), number).to_string()
+    };
+    let make = |name: &str, files: &[&str]| {
+        let folder = runs.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for file in files {
+            std::fs::write(folder.join(file), "{}").unwrap();
+        }
+        folder
+    };
+    let whole = ["result.json", "journal.jsonl", "SHA256SUMS"];
+    let old = make(&begun(31, 1), &whole);
+    let killed = make(
+        &begun(40, 2),
+        &["journal.jsonl", ".reserve", ".result.json.77"],
+    );
+    let young = make(&begun(29, 3), &whole);
+    // None of these is what dhc leaves, however old it is.
+    let with_notes = make(&begun(31, 4), &["result.json", "notes.txt"]);
+    let with_folder = make(&begun(31, 5), &whole);
+    std::fs::create_dir(with_folder.join(".reserve")).unwrap();
+    let another = make("before-the-upgrade", &whole);
+    let small = make(&begun(31, 6).to_lowercase(), &whole);
+    let elsewhere = dhc.state().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("result.json"), "{}").unwrap();
+    let link = runs.join(begun(31, 7));
+    symlink(&elsewhere, &link).unwrap();
+    let file = runs.join(begun(31, 8));
+    std::fs::write(&file, "{}").unwrap();
+
+    let outcome = dhc.run(&["--check", "fabric-loopback", "--keep-results", "30d"]);
+    assert!(
+        outcome.stderr.contains("2 old results were deleted"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(!old.exists() && !killed.exists());
+    for kept in [&with_notes, &with_folder, &link, &file] {
+        let said = format!("`{}` is old and was left: ", kept.display());
+        assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
+    }
+    for kept in [young, with_notes, with_folder, another, small, link, file] {
+        assert!(kept.symlink_metadata().is_ok(), "{}", kept.display());
+        if kept.is_dir() {
+            assert!(kept.join("result.json").exists(), "{}", kept.display());
+        }
+    }
+    let runs = dhc.runs();
+    assert!(of_today.iter().all(|run| runs.contains(run)));
+}
+
+#[test]
+fn results_of_today_cannot_be_deleted() {
+    let dhc = Dhc::on(FakeNode::plain());
+    let mut command = dhc.command("run", &["--keep-results", "23h"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("must be a day or more, such as 30d"),
+        "{said}"
+    );
+}

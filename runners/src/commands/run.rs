@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dhc_checks::catalog::{self, CHECKS};
 use dhc_checks::check::{self, Task, chain};
@@ -18,6 +18,7 @@ use dhc_runners::lines::Teller;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::Machine;
 use dhc_runners::plan::{self, Selection};
+use dhc_runners::prune;
 use dhc_runners::render::{self, html};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store};
@@ -203,6 +204,9 @@ impl Keeper {
         if let Some(out) = &args.out {
             deposit(&std::env::current_exe()?, folder.path(), out)?;
         }
+        if let Some(age) = args.keep_results {
+            self.forget(age);
+        }
         match failed {
             0 => Ok(()),
             _ => Err(format!(
@@ -211,6 +215,22 @@ impl Keeper {
                 folder.path().display()
             )
             .into()),
+        }
+    }
+
+    /// Deletes the results that are older than `age`. What cannot be deleted changes no verdict.
+    fn forget(&self, age: Duration) {
+        match prune::results(self.store.root(), age, SystemTime::now()) {
+            Ok(pruned) => {
+                if pruned.runs > 0 {
+                    eprintln!("dhc: {} old results were deleted", pruned.runs);
+                }
+                for (folder, why) in pruned.left {
+                    let said = format!("`{}` is old and was left: {why}", folder.display());
+                    eprintln!("dhc: {}", render::printable(&said));
+                }
+            }
+            Err(error) => eprintln!("dhc: {}", render::printable(&chain(&error))),
         }
     }
 }
@@ -365,6 +385,9 @@ fn nodes_alone(
     }
     if let Some(deadline) = args.deadline {
         add("--deadline", format!("{}ms", deadline.as_millis()).into());
+    }
+    if let Some(age) = args.keep_results {
+        add("--keep-results", format!("{}ms", age.as_millis()).into());
     }
     if let Some(instance_type) = &args.instance_type {
         add("--instance-type", instance_type.into());
