@@ -957,13 +957,7 @@ fn a_stored_result_can_be_judged_by_another_table() {
 fn old_results_are_deleted_where_asked_and_nothing_else_ever_is() {
     const DAY: u64 = 24 * 3600;
     let dhc = Dhc::on(FakeNode::plain());
-    assert_eq!(
-        dhc.check("fabric-loopback")
-            .stderr
-            .matches("deleted")
-            .count(),
-        0
-    );
+    assert_eq!(dhc.check("host").stderr.matches("deleted").count(), 0);
     let of_today = dhc.runs();
     let runs = dhc.state().join("runs");
     let begun = |days_ago: u64, number: u128| {
@@ -1000,7 +994,7 @@ fn old_results_are_deleted_where_asked_and_nothing_else_ever_is() {
     let file = runs.join(begun(31, 8));
     std::fs::write(&file, "{}").unwrap();
 
-    let outcome = dhc.run(&["--check", "fabric-loopback", "--keep-results", "30d"]);
+    let outcome = dhc.run(&["--check", "host", "--keep-results", "30d"]);
     assert!(
         outcome.stderr.contains("2 old results were deleted"),
         "{}",
