@@ -17,6 +17,11 @@ bench:
 golden:
     DHC_GOLDEN=write cargo test --package dhc-runners --test golden
 
+# Build dhc without any need of the host's libraries, and print where it is.
+static:
+    .ci/setup static
+    runners/deploy/static/build
+
 # Build the Debian package in target/debian.
 deb:
     runners/deploy/debian/build

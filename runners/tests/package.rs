@@ -309,7 +309,7 @@ fn only_a_fault_drains_and_only_a_node_in_service() {
 #[test]
 fn shellcheck_finds_nothing() {
     let mut shellcheck = Command::new("shellcheck");
-    for folder in ["slurm", "debian"] {
+    for folder in ["slurm", "debian", "static"] {
         for script in std::fs::read_dir(deploy(folder)).unwrap() {
             shellcheck.arg(script.unwrap().path());
         }

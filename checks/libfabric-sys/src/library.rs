@@ -31,6 +31,11 @@ pub enum LoadError {
         /// What was tried and what the loader said.
         tried: String,
     },
+    /// This program has no loader.
+    #[error(
+        "libfabric cannot be loaded: this dhc is a static build, which loads no library; use a dynamic one for this check"
+    )]
+    Static,
 }
 
 /// What libfabric answered to a call.
@@ -66,6 +71,9 @@ impl Library {
     /// # Errors
     /// When no library can be loaded.
     pub fn load(path: Option<&Path>, settings: &[(&str, &str)]) -> Result<Library, LoadError> {
+        if cfg!(target_feature = "crt-static") {
+            return Err(LoadError::Static);
+        }
         for (name, value) in settings {
             // SAFETY: the caller loads the library before it starts threads that read the environment.
             unsafe { std::env::set_var(name, value) };

@@ -17,6 +17,14 @@ pub enum LoadError {
         /// What to do.
         advice: &'static str,
     },
+    /// This program has no loader.
+    #[error(
+        "`{name}` cannot be loaded: this dhc is a static build, which loads no library; use a dynamic one for this check"
+    )]
+    Static {
+        /// Its name or path.
+        name: String,
+    },
     /// It lacks a call.
     #[error("`{name}` has no `{symbol}`: it is too old or another library; {advice}")]
     Symbol {
@@ -59,6 +67,9 @@ impl Loaded {
     ) -> Result<Loaded, LoadError> {
         let wanted = path.map_or_else(|| PathBuf::from(name), Path::to_owned);
         let name = wanted.display().to_string();
+        if cfg!(target_feature = "crt-static") {
+            return Err(LoadError::Static { name });
+        }
         // SAFETY: loading one of NVIDIA's libraries runs its constructors, which is what every program that uses it does.
         match unsafe { Library::new(&wanted) } {
             Ok(library) => Ok(Loaded {

@@ -14,6 +14,11 @@ pub enum NvmlUnavailable {
     /// The library is not there.
     #[error("NVML is not installed ({0}); install the NVIDIA driver")]
     NotInstalled(String),
+    /// This program has no loader.
+    #[error(
+        "NVML cannot be loaded: this dhc is a static build, which loads no library; use a dynamic one for this check"
+    )]
+    Static,
     /// The kernel module is not loaded.
     #[error(
         "the NVIDIA kernel module is not loaded; load it (modprobe nvidia) and look into the kernel's log if it refuses"
@@ -98,6 +103,9 @@ impl Host {
     /// # Errors
     /// See [`NvmlUnavailable`].
     pub fn nvml(&self) -> Result<Nvml, NvmlUnavailable> {
+        if cfg!(target_feature = "crt-static") {
+            return Err(NvmlUnavailable::Static);
+        }
         let loaded = match &self.nvml {
             Some(path) => Nvml::builder().lib_path(path.as_os_str()).init(),
             // The versioned name alone is part of the driver; the other one belongs to the development files.
