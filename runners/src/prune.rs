@@ -41,7 +41,8 @@ pub fn results(root: &Path, age: Duration, now: SystemTime) -> Result<Pruned, St
     };
     for entry in entries {
         let entry = entry.map_err(io_error("read", &runs))?;
-        if !began(&entry.file_name()).is_some_and(|begun| begun + age < now) {
+        let is_old = |begun: SystemTime| begun + age < now;
+        if began(&entry.file_name()).is_none_or(|begun| !is_old(begun)) {
             continue;
         }
         let path = entry.path();
