@@ -81,7 +81,7 @@ impl Group {
             Work::AllReduce(_) => (Failure::EndsAll, Processors::OfTheLauncher),
             Work::NcclAllReduce(_) => (Failure::EndsAll, Processors::All),
         };
-        let mut roster = Roster::new(&self.nodes, ranks_per_node, &work, beat);
+        let mut roster = Roster::new(&self.nodes, ranks_per_node, &work, beat, deadline);
         let task = RankTask {
             work,
             deadline_ms: millis(deadline + RANK_OUTLIVES),

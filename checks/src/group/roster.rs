@@ -16,12 +16,20 @@ use super::launch::StepId;
 /// So many beats without a sign, while others give theirs, is silence.
 const SILENT_BEATS: u32 = 5;
 
+/// Of a launch's time, the part for which nobody may get any further: where some ranks are behind the others, and where all
+/// are at the same place before the first collective. A cold driver takes tens of seconds to open a GPU.
+const BEHIND_SHARE: u32 = 4;
+const TOGETHER_SHARE: u32 = 2;
+
 /// A rank that has not said hello so long after the first one never will.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// How much of a complaint is kept, and how many remarks.
 const COMPLAINT_MAX: usize = 300;
 const NOTES_MAX: usize = 16;
+
+/// So many nodes are named where they are.
+const PLACED_MAX: usize = 3;
 
 /// What became of a node in a launch. The gravest of its ranks decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +46,8 @@ pub enum NodeState {
     Died(String),
     /// A rank of it said that a library or a driver did not do its part: it accuses nobody.
     Failed(String),
+    /// A collective came to an error on a rank of it, which something broke, here or elsewhere.
+    BrokeOff(String),
     /// A rank of it died before it came to its first collective: more often the doing of MPI's start than of the node.
     DiedAtStart(String),
     /// The worker could not be started there.
@@ -56,6 +66,7 @@ impl NodeState {
             NodeState::Silent => "silent",
             NodeState::Died(_) => "died",
             NodeState::Failed(_) => "failed",
+            NodeState::BrokeOff(_) => "broke_off",
             NodeState::DiedAtStart(_) => "died_at_start",
             NodeState::CouldNotStart(_) => "could_not_start",
             NodeState::NeverAnswered => "never_answered",
@@ -67,6 +78,7 @@ impl NodeState {
         match self {
             NodeState::Died(why)
             | NodeState::Failed(why)
+            | NodeState::BrokeOff(why)
             | NodeState::DiedAtStart(why)
             | NodeState::CouldNotStart(why) => Some(why),
             NodeState::Done
@@ -99,10 +111,13 @@ pub struct Roster {
     /// Where ranks have to come to be done.
     goal: Phase,
     silence: Duration,
+    deadline: Duration,
     ranks: BTreeMap<u32, Rank>,
     boots: BTreeMap<usize, String>,
     first_hello: Option<Instant>,
     last_heard: Option<Instant>,
+    /// When a rank last came further than it was.
+    last_step: Option<Instant>,
     sizes: Vec<SizeLine>,
     library: Option<String>,
     left: BTreeMap<u32, Left>,
@@ -121,7 +136,13 @@ impl std::fmt::Debug for Roster {
 }
 
 impl Roster {
-    pub(super) fn new(nodes: &[String], ranks_per_node: u32, work: &Work, beat: Duration) -> Self {
+    pub(super) fn new(
+        nodes: &[String],
+        ranks_per_node: u32,
+        work: &Work,
+        beat: Duration,
+        deadline: Duration,
+    ) -> Self {
         Roster {
             nodes: nodes.to_vec(),
             ranks_per_node,
@@ -130,10 +151,12 @@ impl Roster {
                 Work::AllReduce(_) | Work::NcclAllReduce(_) => Phase::Done,
             },
             silence: beat * SILENT_BEATS,
+            deadline,
             ranks: BTreeMap::new(),
             boots: BTreeMap::new(),
             first_hello: None,
             last_heard: None,
+            last_step: None,
             sizes: Vec::new(),
             library: None,
             left: BTreeMap::new(),
@@ -264,6 +287,31 @@ impl Roster {
         }
     }
 
+    /// How many ranks were last seen where, for people; nodes are named where they are few.
+    pub fn whereabouts(&self) -> String {
+        let mut places: BTreeMap<Phase, Vec<&Rank>> = BTreeMap::new();
+        for rank in self.ranks.values() {
+            places.entry(rank.progress.phase).or_default().push(rank);
+        }
+        let all = self.ranks.len();
+        let place = |(phase, ranks): (Phase, Vec<&Rank>)| {
+            let nodes: BTreeSet<usize> = ranks.iter().map(|rank| rank.node).collect();
+            let nodes = match nodes.len() {
+                1..=PLACED_MAX => {
+                    let names = nodes.iter().map(|node| self.nodes[*node].as_str());
+                    names.collect::<Vec<&str>>().join(", ")
+                }
+                many => format!("{many} nodes"),
+            };
+            format!("{} of {all} ranks ({nodes}) {}", ranks.len(), phase.words())
+        };
+        let places: Vec<String> = places.into_iter().map(place).collect();
+        if places.is_empty() {
+            return "no rank said anything".to_owned();
+        }
+        places.join(", ")
+    }
+
     /// Whether any rank came to a collective: then all of them had left MPI's start.
     fn has_begun(&self) -> bool {
         let begun = |rank: &Rank| rank.progress.phase >= Phase::Collective;
@@ -295,6 +343,7 @@ impl Roster {
                     return;
                 };
                 self.first_hello.get_or_insert(now);
+                self.last_step = Some(now);
                 self.step = self.step.or(step);
                 self.boots.entry(node).or_insert(boot);
                 let progress = Progress {
@@ -310,7 +359,10 @@ impl Roster {
             RankLine::At { rank, progress } => {
                 if let Some(known) = self.ranks.get_mut(&rank) {
                     known.heard = now;
-                    known.progress = known.progress.max(progress);
+                    if progress > known.progress {
+                        known.progress = progress;
+                        self.last_step = Some(now);
+                    }
                 }
             }
             RankLine::Library { version } => self.library = Some(version),
@@ -343,12 +395,8 @@ impl Roster {
                 };
                 self.left.insert(rank, left);
             }
-            RankLine::Failed { rank, error } => {
-                if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
-                    let why = error.chars().take(COMPLAINT_MAX).collect();
-                    self.complain(node, NodeState::Failed(why));
-                }
-            }
+            RankLine::Failed { rank, error } => self.hear_why(rank, &error, NodeState::Failed),
+            RankLine::Broke { rank, error } => self.hear_why(rank, &error, NodeState::BrokeOff),
         }
         self.last_heard = Some(now);
     }
@@ -356,6 +404,12 @@ impl Roster {
     /// Which node of the group calls itself `host`. A launch on this machine alone has one node, whatever its name.
     fn place(&self, host: &str) -> Option<usize> {
         place(&self.nodes, host)
+    }
+
+    fn hear_why(&mut self, rank: u32, error: &str, state: fn(String) -> NodeState) {
+        if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
+            self.complain(node, state(error.chars().take(COMPLAINT_MAX).collect()));
+        }
     }
 
     /// Only the first complaint about a node counts, since the launcher ends all other ranks after the first that fails.
@@ -397,7 +451,21 @@ impl Roster {
         }
         let others_speak = now.saturating_duration_since(last) < self.silence;
         let one_is_silent = self.ranks.values().any(|rank| self.is_silent(rank));
-        others_speak && (one_is_silent || some_never_came)
+        others_speak && (one_is_silent || some_never_came || self.is_stuck(now))
+    }
+
+    /// Whether all ranks are alive and none will come any further. In the collectives nobody can tell: one of them may take
+    /// as long as it likes.
+    fn is_stuck(&self, now: Instant) -> bool {
+        let Some(step) = self.last_step else {
+            return false;
+        };
+        let still = now.saturating_duration_since(step);
+        let phases = || self.ranks.values().map(|rank| rank.progress.phase);
+        if phases().min() < phases().max() {
+            return still > self.deadline / BEHIND_SHARE;
+        }
+        !self.has_begun() && still > self.deadline / TOGETHER_SHARE
     }
 }
 
@@ -495,10 +563,13 @@ mod tests {
         sweep_ms: 1,
     });
 
+    const BEAT: Duration = Duration::from_secs(1);
+    const DEADLINE: Duration = Duration::from_secs(120);
+
     /// A launch over three nodes of one rank, and the moment that it began.
     fn three() -> (Roster, Instant) {
         let nodes = ["h1", "h2", "h3"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, &SWEEP, Duration::from_secs(1));
+        let mut roster = Roster::new(&nodes, 1, &SWEEP, BEAT, DEADLINE);
         let now = Instant::now();
         for rank in 0..3 {
             let host = format!("h{}.cluster.example", rank + 1);
@@ -556,9 +627,46 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_that_never_comes_to_where_the_others_wait_is_not_waited_for_to_the_deadline() {
+        let (mut roster, begun) = three();
+        let mut told = None;
+        for second in 0..120 {
+            let now = begun + Duration::from_secs(second);
+            for rank in [0, 2] {
+                at(&mut roster, rank, "rendezvous", 0, now);
+            }
+            at(&mut roster, 1, "device", 0, now);
+            told = told.or(roster.enough(now).then_some(second));
+        }
+        assert_eq!(told, Some(31), "a quarter of the time");
+        assert_eq!(states(&roster), ["waiting", "behind", "waiting"]);
+        assert_eq!(
+            roster.whereabouts(),
+            "1 of 3 ranks (h2) opening its GPU, 2 of 3 ranks (h1, h3) waiting for the id of NCCL's communicator"
+        );
+    }
+
+    #[test]
+    fn ranks_that_all_wait_in_one_place_before_the_first_collective_name_nobody() {
+        for (phase, stuck) in [("communicator", Some(61)), ("collective", None)] {
+            let (mut roster, begun) = three();
+            let mut told = None;
+            for second in 0..120 {
+                let now = begun + Duration::from_secs(second);
+                for rank in 0..3 {
+                    at(&mut roster, rank, phase, 0, now);
+                }
+                told = told.or(roster.enough(now).then_some(second));
+            }
+            assert_eq!(told, stuck, "{phase}");
+            assert_eq!(states(&roster), ["waiting", "waiting", "waiting"]);
+        }
+    }
+
+    #[test]
     fn a_node_that_never_says_hello_is_not_waited_for() {
         let nodes = ["h1", "h2"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, &SWEEP, Duration::from_secs(1));
+        let mut roster = Roster::new(&nodes, 1, &SWEEP, BEAT, DEADLINE);
         let begun = Instant::now();
         roster.hear(
             br#"{"hello":{"rank":0,"host":"h1","boot":"b","pid":1}}"#,

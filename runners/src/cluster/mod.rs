@@ -399,7 +399,11 @@ impl Level<'_> {
         let in_failed: BTreeSet<&String> = failed.flat_map(|group| &group.nodes).collect();
         for (name, finding) in names.iter().zip(search.finding().nodes) {
             let now = match finding.verdict {
-                Verdict::Faulty | Verdict::Corrupting | Verdict::Unresponsive => NodeNow::Accused,
+                Verdict::Faulty
+                | Verdict::Corrupting
+                | Verdict::Breaking
+                | Verdict::Hanging
+                | Verdict::Unresponsive => NodeNow::Accused,
                 Verdict::Suspect => NodeNow::Suspect,
                 _ if in_failed.contains(name) => NodeNow::InFailed,
                 _ if finding.groups > finding.failed => NodeNow::Passed,

@@ -199,6 +199,12 @@ fn part_in_groups(name: &str, found: &[(&str, &NodeFinding)], known: &Known<'_>)
         Verdict::Unresponsive => record
             .measurements
             .push(state("unresponsive", "cluster.node.unresponsive")),
+        Verdict::Hanging => record
+            .measurements
+            .push(state("hanging", located::fault_of(gravest))),
+        Verdict::Breaking => record
+            .measurements
+            .push(state("breaking", located::fault_of(gravest))),
         Verdict::Corrupting => record
             .measurements
             .push(state("corrupting", located::fault_of(gravest))),
@@ -236,6 +242,8 @@ fn cards_of(found: &NodeFinding, known: &Known<'_>, record: &mut Record) {
         let word = match (bad.contains(&rail), found.verdict) {
             (false, _) => "good",
             (true, Verdict::Corrupting) => "corrupting",
+            (true, Verdict::Hanging) => "hanging",
+            (true, Verdict::Breaking) => "breaking",
             (true, _) => "slow",
         };
         let subject = Subject::new(Kind::Nic, card);
@@ -262,7 +270,7 @@ pub(super) fn group_report(
 ) -> GroupReport {
     let (outcome, named) = match &judged.outcome {
         Outcome::Passed => ("passed", Vec::new()),
-        Outcome::Failed => ("failed", Vec::new()),
+        Outcome::Failed | Outcome::Hung | Outcome::Broken => ("failed", Vec::new()),
         Outcome::Corrupted => ("corrupted", Vec::new()),
         Outcome::Unknown => ("unknown", Vec::new()),
         Outcome::Named(nodes) => (
