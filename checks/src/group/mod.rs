@@ -6,6 +6,7 @@
 
 mod documents;
 mod launch;
+mod names;
 mod rails;
 mod roster;
 
@@ -185,13 +186,4 @@ impl Launched {
     pub fn evidence(&self, launcher: &str) -> Vec<dhc_thresholds::Evidence> {
         self.output.evidence(launcher)
     }
-}
-
-/// The command line option that lists hosts, with ranks on each.
-fn slots(nodes: &[String], ranks_per_node: u32) -> String {
-    let slots: Vec<String> = nodes
-        .iter()
-        .map(|node| format!("{node}:{ranks_per_node}"))
-        .collect();
-    slots.join(",")
 }

@@ -12,6 +12,7 @@ use crate::host::{Ended, Listener, Output};
 use crate::rank::{Gpu, Phase, Progress, RankLine, SizeLine, Work};
 
 use super::launch::StepId;
+use super::names::Names;
 
 /// So many beats without a sign, while others give theirs, is silence.
 const SILENT_BEATS: u32 = 5;
@@ -23,6 +24,9 @@ const TOGETHER_SHARE: u32 = 2;
 
 /// A rank that has not said hello so long after the first one never will.
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often all ranks are looked at for one that is in the way: there may be a hundred thousand.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How much of a complaint is kept, and how many remarks.
 const COMPLAINT_MAX: usize = 300;
@@ -107,6 +111,7 @@ struct Left {
 /// The ranks of one launch.
 pub struct Roster {
     nodes: Vec<String>,
+    names: Names,
     ranks_per_node: u32,
     /// Where ranks have to come to be done.
     goal: Phase,
@@ -118,6 +123,7 @@ pub struct Roster {
     last_heard: Option<Instant>,
     /// When a rank last came further than it was.
     last_step: Option<Instant>,
+    last_look: Option<Instant>,
     sizes: Vec<SizeLine>,
     library: Option<String>,
     left: BTreeMap<u32, Left>,
@@ -145,6 +151,7 @@ impl Roster {
     ) -> Self {
         Roster {
             nodes: nodes.to_vec(),
+            names: Names::of(nodes),
             ranks_per_node,
             goal: match work {
                 Work::RollCall => Phase::Started,
@@ -157,6 +164,7 @@ impl Roster {
             first_hello: None,
             last_heard: None,
             last_step: None,
+            last_look: None,
             sizes: Vec::new(),
             library: None,
             left: BTreeMap::new(),
@@ -186,15 +194,17 @@ impl Roster {
 
     /// What the ranks of each node that came to their end held open to carry messages, and in which words.
     pub fn carriers(&self) -> impl Iterator<Item = (&str, BTreeSet<&str>, String)> {
-        let of_node = |node: usize| {
-            let ranks = self.ranks.iter().filter(move |(_, rank)| rank.node == node);
-            ranks.filter_map(|(rank, _)| self.left.get(rank))
-        };
-        (0..self.nodes.len()).filter_map(move |node| {
-            let seen = of_node(node).next()?.seen.clone();
-            let transports = of_node(node).flat_map(|left| &left.transports);
-            let transports = transports.map(String::as_str).collect();
-            Some((self.nodes[node].as_str(), transports, seen))
+        let mut of_node: BTreeMap<usize, (BTreeSet<&str>, &str)> = BTreeMap::new();
+        for (rank, left) in &self.left {
+            if let Some(known) = self.ranks.get(rank) {
+                let (transports, _) = of_node
+                    .entry(known.node)
+                    .or_insert_with(|| (BTreeSet::new(), left.seen.as_str()));
+                transports.extend(left.transports.iter().map(String::as_str));
+            }
+        }
+        of_node.into_iter().map(|(node, (transports, seen))| {
+            (self.nodes[node].as_str(), transports, seen.to_owned())
         })
     }
 
@@ -256,18 +266,18 @@ impl Roster {
     /// What became of each node, in the order of the group.
     pub fn states(&self) -> impl Iterator<Item = (&str, NodeState)> {
         let most = self.ranks.values().map(|rank| rank.progress).max();
-        (0..self.nodes.len()).map(move |node| (self.nodes[node].as_str(), self.state(node, most)))
+        let mut ranks: Vec<Vec<&Rank>> = vec![Vec::new(); self.nodes.len()];
+        for rank in self.ranks.values() {
+            ranks[rank.node].push(rank);
+        }
+        let states = ranks.into_iter().enumerate();
+        states.map(move |(node, ranks)| (self.nodes[node].as_str(), self.state(node, &ranks, most)))
     }
 
-    fn state(&self, node: usize, most: Option<Progress>) -> NodeState {
+    fn state(&self, node: usize, ranks: &[&Rank], most: Option<Progress>) -> NodeState {
         if let Some(complaint) = self.complaints.get(&node) {
             return complaint.clone();
         }
-        let ranks: Vec<&Rank> = self
-            .ranks
-            .values()
-            .filter(|rank| rank.node == node)
-            .collect();
         if ranks.len() < self.ranks_per_node as usize {
             // Where nobody answered it is the launcher's silence, not the nodes'.
             return if self.ranks.is_empty() {
@@ -338,7 +348,7 @@ impl Roster {
                 step,
                 ..
             } => {
-                let Some(node) = self.place(&host) else {
+                let Some(node) = self.names.place(&host) else {
                     self.not_understood += 1;
                     return;
                 };
@@ -401,11 +411,6 @@ impl Roster {
         self.last_heard = Some(now);
     }
 
-    /// Which node of the group calls itself `host`. A launch on this machine alone has one node, whatever its name.
-    fn place(&self, host: &str) -> Option<usize> {
-        place(&self.nodes, host)
-    }
-
     fn hear_why(&mut self, rank: u32, error: &str, state: fn(String) -> NodeState) {
         if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
             self.complain(node, state(error.chars().take(COMPLAINT_MAX).collect()));
@@ -424,7 +429,7 @@ impl Roster {
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
         let complaints = complaints(&text).into_iter();
         for complaint in complaints.filter(|complaint| !by_us || complaint.of == Of::Node) {
-            let Some(node) = self.place(complaint.host) else {
+            let Some(node) = self.names.place(complaint.host) else {
                 continue;
             };
             let silent_so_far = !self.boots.contains_key(&node);
@@ -475,19 +480,14 @@ impl Listener for Roster {
     }
 
     fn is_enough(&mut self) -> bool {
-        self.enough(Instant::now())
+        let now = Instant::now();
+        let recently = |last: Instant| now.saturating_duration_since(last) < LOOK;
+        if self.last_look.is_some_and(recently) {
+            return false;
+        }
+        self.last_look = Some(now);
+        self.enough(now)
     }
-}
-
-/// Which of the nodes calls itself `host`, or by the first part of its name. One that is alone is the one.
-pub(super) fn place(nodes: &[impl AsRef<str>], host: &str) -> Option<usize> {
-    if nodes.len() == 1 {
-        return Some(0);
-    }
-    let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
-    let mut nodes = nodes.iter().map(AsRef::as_ref);
-    let exact = nodes.clone().position(|node| node == host);
-    exact.or_else(|| nodes.position(|node| short(node) == short(host)))
 }
 
 /// What a launcher says of a host.

@@ -173,12 +173,11 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         cluster: orders.cluster,
         answers: &answers,
         answered: &answered,
-        instance: &instance,
         findings: &findings,
         local,
         over: level.is_over(),
     };
-    let nodes = known.nodes(&level.chosen);
+    let nodes = known.nodes(instance, &level.chosen);
     let cluster = ClusterReport {
         launcher: orders.cluster.launch.name().to_owned(),
         job: match orders.cluster.launch {
@@ -271,7 +270,7 @@ impl Level<'_> {
         if let (None, Some(first)) = (&orders.chosen, tables.next())
             && tables.all(|other| other.judged_by == first.judged_by)
         {
-            self.chosen = first.clone();
+            self.chosen = Chosen::clone(first);
         }
         let enters = |node: &String| {
             let level = instance.get(node);

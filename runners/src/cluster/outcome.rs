@@ -1,5 +1,7 @@
 //! What a measured group turned out to be: held against the table's limit, and against the other groups of the run.
 
+use std::collections::BTreeSet;
+
 use dhc_checks::check::ClusterCheck;
 use dhc_thresholds::{
     Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
@@ -190,11 +192,10 @@ fn bound(values: &[f64]) -> Option<f64> {
 /// The nodes that kept their group from its end.
 fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[String]) -> Vec<Node> {
     let in_state = |wanted: &[&str]| {
-        let places = members_in(check, record, wanted).filter_map(|member| {
-            let is_it = |place: &&Node| names[**place] == member;
-            group.nodes.iter().find(is_it).copied()
-        });
-        places.collect::<Vec<Node>>()
+        let members: BTreeSet<&str> = members_in(check, record, wanted).collect();
+        let nodes = group.nodes.iter().copied();
+        let nodes = nodes.filter(|node| members.contains(names[*node].as_str()));
+        nodes.collect::<Vec<Node>>()
     };
     let gone = in_state(GONE);
     let stuck = matches!(record.ending, Ending::TimedOut { .. });

@@ -92,8 +92,6 @@ pub struct Known<'a> {
     pub answers: &'a Answers,
     /// Those that entered collectives, in the order of the findings.
     pub answered: &'a [String],
-    /// The instance levels of nodes, where they ran.
-    pub instance: &'a BTreeMap<String, NodeLevel>,
     /// What each collective's search found.
     pub findings: &'a [(&'static str, Finding)],
     /// Whether there was nobody to be compared with.
@@ -103,8 +101,13 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// A report for each node, judged by `chosen`; the node's own checks were judged by its own table.
-    pub fn nodes(&self, chosen: &Chosen) -> Vec<NodeReport> {
+    /// A report for each node, judged by `chosen`; the node's own checks, in `instance` where they ran, were judged by its own
+    /// table.
+    pub fn nodes(
+        &self,
+        mut instance: BTreeMap<String, NodeLevel>,
+        chosen: &Chosen,
+    ) -> Vec<NodeReport> {
         let table = &chosen.table;
         let judged = |record: Record| {
             let metrics = tables::metrics_of(&record.check);
@@ -124,9 +127,14 @@ impl Known<'_> {
                 .iter()
                 .find_map(|device| device.identity.get("boot_id").cloned());
             let mut checks = vec![judged(answer)];
-            let level = self.instance.get(name);
-            checks.extend(level.iter().flat_map(|level| level.checks.iter().cloned()));
-            if let Some(why) = level.and_then(NodeLevel::keeps_out) {
+            let mut level = instance.remove(name);
+            let keeps_out = level.as_ref().and_then(NodeLevel::keeps_out);
+            // Of thousands of nodes there is no room for two copies.
+            let own_checks = level
+                .as_mut()
+                .map(|level| std::mem::take(&mut level.checks));
+            checks.extend(own_checks.into_iter().flatten());
+            if let Some(why) = keeps_out {
                 let reason = format!("kept out of collectives: {why}");
                 checks.push(judged(Record::new(
                     cluster_node::SPEC.name,
@@ -140,15 +148,16 @@ impl Known<'_> {
                     .collect();
                 checks.push(judged(part_in_groups(name, &found, self)));
             }
-            let own = level
-                .map(|level| level.identity.clone())
-                .unwrap_or_default();
+            let judged_by = level
+                .as_ref()
+                .and_then(|level| level.judged_by(&chosen.judged_by));
+            let own = level.map(|level| level.identity).unwrap_or_default();
             let identity = Identity {
                 boot_id: own.boot_id.or(boot_id),
                 ..own
             };
             NodeReport {
-                judged_by: level.and_then(|level| level.judged_by(&chosen.judged_by)),
+                judged_by,
                 ..NodeReport::new(name.clone(), identity, checks)
             }
         });
