@@ -82,12 +82,11 @@ fn put_together(criterion: &mut Criterion) {
             cluster: &cluster,
             answers: &answers,
             answered: &names,
-            instance: &BTreeMap::new(),
             findings: &findings,
             local: false,
             over: false,
         };
-        let nodes = known.nodes(&chosen);
+        let nodes = known.nodes(BTreeMap::new(), &chosen);
         let report = Report::new(run.clone(), chosen.judged_by.clone(), nodes);
         let document = serde_json::to_vec_pretty(&report).expect("a report is JSON");
         let mut file = tempfile::NamedTempFile::new().expect("a file to write to");

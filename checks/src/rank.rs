@@ -80,14 +80,35 @@ pub enum Phase {
     Init,
     /// MPI works; it opens its GPU.
     Device,
-    /// Its GPU works; it meets the others in NCCL.
+    /// Its GPU works; it waits for the id of NCCL's communicator, which rank 0 has made by then.
+    Rendezvous,
+    /// It is inside `ncclCommInitRank`, where it meets the others.
     Communicator,
+    /// NCCL works; it makes room on its GPU.
+    Memory,
     /// All works; it waits for the others at the first barrier.
     Barrier,
     /// It is inside a collective.
     Collective,
     /// It has done all its work and is leaving.
     Done,
+}
+
+impl Phase {
+    /// Where that is, for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Phase::Started => "before MPI_Init",
+            Phase::Init => "inside MPI_Init",
+            Phase::Device => "opening its GPU",
+            Phase::Rendezvous => "waiting for the id of NCCL's communicator",
+            Phase::Communicator => "inside ncclCommInitRank",
+            Phase::Memory => "making room on its GPU",
+            Phase::Barrier => "waiting before the first collective",
+            Phase::Collective => "in the collectives",
+            Phase::Done => "at its end",
+        }
+    }
 }
 
 /// Where a rank is: what it was last seen doing.
@@ -217,6 +238,13 @@ pub enum RankLine {
         /// The rank.
         rank: u32,
         /// Why.
+        error: String,
+    },
+    /// A collective that the rank was in came to an error: something broke, here or elsewhere.
+    Broke {
+        /// The rank.
+        rank: u32,
+        /// In whose words.
         error: String,
     },
 }

@@ -190,20 +190,29 @@ fn a_fleet_that_cannot_be_measured_is_not_known() {
 }
 
 #[test]
-fn wrong_results_are_told_from_slow_ones() {
-    let fleet = fleet(8, &[4]);
-    let mut search = Search::new(8, Settings::default());
-    while let Step::Wave(groups) = search.step() {
-        let outcomes: Vec<Outcome> = groups
-            .iter()
-            .map(|group| match fleet.measure(group, &mut Random::new(1)) {
-                Outcome::Failed => Outcome::Corrupted,
-                other => other,
-            })
-            .collect();
-        search.tell(&outcomes);
+fn a_node_is_accused_of_what_its_groups_came_to() {
+    for (outcome, verdict) in [
+        (Outcome::Failed, Verdict::Faulty),
+        (Outcome::Corrupted, Verdict::Corrupting),
+        (Outcome::Hung, Verdict::Hanging),
+        (Outcome::Broken, Verdict::Breaking),
+    ] {
+        let fleet = fleet(8, &[4]);
+        let mut search = Search::new(8, Settings::default());
+        while let Step::Wave(groups) = search.step() {
+            let outcomes: Vec<Outcome> = groups
+                .iter()
+                .map(|group| match fleet.measure(group, &mut Random::new(1)) {
+                    Outcome::Failed => outcome.clone(),
+                    other => other,
+                })
+                .collect();
+            search.tell(&outcomes);
+        }
+        let finding = search.finding();
+        assert_eq!(accused(&finding), [4], "{outcome:?}");
+        assert_eq!(finding.nodes[4].verdict, verdict, "{outcome:?}");
     }
-    assert_eq!(search.finding().nodes[4].verdict, Verdict::Corrupting);
 }
 
 /// Every class of fault is named, with the node, card, rail or leaf that it is at, and nobody else is: in fleets of all

@@ -233,7 +233,7 @@ fn an_error_of_a_gpu_in_mid_sweep_is_told_and_not_judged() {
     let gpus = two_gpus().with(|fake| fake.cuda_fault("cuMemcpyDtoH_v2", 1, 5, "214"));
     assert_could_not(
         &gpus.run(),
-        &["failed (cuMemcpyDtoH: CUDA_ERROR_ECC_UNCORRECTABLE"],
+        &["broke_off (cuMemcpyDtoH: CUDA_ERROR_ECC_UNCORRECTABLE"],
     );
 }
 

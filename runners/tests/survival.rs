@@ -155,6 +155,46 @@ fn a_process_that_cannot_be_killed_is_left_behind_and_named() {
     ));
 }
 
+/// State of a process in the kernel's letters, and the place in the kernel that it sleeps in.
+fn sleeps(pid: &str) -> Option<(String, String)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let state = stat.rsplit(") ").next()?.split(' ').next()?.to_owned();
+    let place = std::fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
+    Some((state, place))
+}
+
+#[test]
+fn a_tool_in_uninterruptible_sleep_is_left_behind_with_the_place_where_it_sleeps() {
+    let place = tempfile::tempdir().unwrap();
+    let held = DeadFileSystem::that_holds_processes(place.path());
+    // The tool itself waits, as `dcgmi` does in a driver that never answers.
+    let script = format!("exec cat '{}/device'", place.path().display());
+    let dhc = Dhc::on(FakeNode::p5_48xlarge().tool("dcgmi").runs(&script));
+    let begun = Instant::now();
+    let outcome = dhc.run(&["--check", "dcgm-diag", "--deadline", "1s"]);
+    // The promise of dhc for a process that no signal ends.
+    let limit = Duration::from_secs(1 + 20);
+    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
+    assert_error(&outcome);
+    let record = &outcome.check("dcgm-diag").record;
+    let ended = record.evidence.iter().filter_map(|one| one.ended.clone());
+    let told: Vec<String> = ended.filter(|told| told.contains("survived")).collect();
+    assert!(!told.is_empty(), "{record:?}");
+    let survivor = told[0].split_whitespace().nth(1).unwrap();
+    let (state, asleep_in) = sleeps(survivor).unwrap_or_else(|| panic!("it is gone: {told:?}"));
+    assert_eq!(state, "D", "{told:?}");
+    assert!(asleep_in.contains("request_wait_answer"), "{asleep_in}");
+    let said = format!("survived SIGKILL (asleep in `{asleep_in}`)");
+    assert!(told[0].contains(&said), "{told:?}");
+    // Without its server it ends of the signal that it had.
+    drop(held);
+    let limit = Instant::now() + Duration::from_secs(10);
+    while sleeps(survivor).is_some_and(|(state, _)| state == "D") {
+        assert!(Instant::now() < limit, "it still sleeps");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn ten_gigabytes_of_output_cost_no_memory() {
     let dhc = Dhc::on(

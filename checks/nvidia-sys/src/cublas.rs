@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::cuda::{Context, DeviceMemory, RawStream, Stream, number};
-use crate::library::{CallError, LoadError, Loaded, calls, constant};
+use crate::library::{CallError, LoadError, Loaded, Of, calls, constant};
 
 /// Where it is looked for: where the loader finds it, and where CUDA's own installer leaves it. Its interface is the same.
 const NAMES: [&str; 4] = [
@@ -188,6 +188,6 @@ fn check(
         call,
         code,
         text: text.unwrap_or_else(|| "see cublasStatus_t".to_owned()),
-        of_another_rank: false,
+        of: Of::TheCall,
     })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use crate::library::{CallError, LoadError, Loaded, calls, constant};
+use crate::library::{CallError, LoadError, Loaded, Of, calls, constant};
 
 const NAME: &str = "libcuda.so.1";
 const ADVICE: &str =
@@ -19,6 +19,22 @@ const NOT_READY: c_int = 600;
 /// `CUDA_ERROR_ECC_UNCORRECTABLE` and `CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED`.
 const ECC_UNCORRECTABLE: c_int = 214;
 const ALREADY_ENABLED: c_int = 704;
+
+/// Errors after which the device or what ran on it has failed (`CUresult` of cuda.h): ECC_UNCORRECTABLE, NVLINK_UNCORRECTABLE,
+/// ILLEGAL_ADDRESS, LAUNCH_TIMEOUT, those of a kernel from HARDWARE_STACK_ERROR to LAUNCH_FAILED, and UNKNOWN.
+const OF_DEVICE: &[c_int] = &[
+    ECC_UNCORRECTABLE,
+    220,
+    700,
+    702,
+    714,
+    715,
+    716,
+    717,
+    718,
+    719,
+    999,
+];
 
 /// `CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK`.
 const PERFORMANCE_RANK: c_int = 1;
@@ -187,7 +203,11 @@ impl Driver {
             call,
             code,
             text,
-            of_another_rank: false,
+            of: if OF_DEVICE.contains(&code) {
+                Of::TheDevice
+            } else {
+                Of::TheCall
+            },
         })
     }
 }
@@ -552,7 +572,7 @@ impl<T: Element> PinnedMemory<T> {
                 call: "cuMemAllocHost",
                 code: SUCCESS,
                 text: "no memory, and no error".to_owned(),
-                of_another_rank: false,
+                of: Of::TheCall,
             });
         };
         for place in 0..elements {

@@ -13,5 +13,5 @@ mod nccl;
 
 pub use cublas::{Cublas, CublasLibrary, HalfPair};
 pub use cuda::{Context, Device, DeviceMemory, Driver, Element, Event, PinnedMemory, Stream, Way};
-pub use library::{CallError, LoadError};
+pub use library::{CallError, LoadError, Of};
 pub use nccl::{Communicator, Nccl, UNIQUE_ID_BYTES, UniqueId, Version};

@@ -47,8 +47,19 @@ pub struct CallError {
     pub code: i32,
     /// Its own text, and what it said last where it says more.
     pub text: String,
-    /// Whether it says that another rank, or the way to it, failed.
-    pub of_another_rank: bool,
+    /// What it speaks of.
+    pub of: Of,
+}
+
+/// What an error of a library speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// How it was called, what is installed or set, or what others hold: nothing was seen to break.
+    TheCall,
+    /// The device, or the library's own work on it.
+    TheDevice,
+    /// Another rank, or the way to it.
+    AnotherRank,
 }
 
 /// A library that stays loaded as long as its calls are used.

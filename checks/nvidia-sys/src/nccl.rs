@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::cuda::{Context, DeviceMemory, Event, RawStream, Stream};
-use crate::library::{CallError, LoadError, Loaded, calls, constant};
+use crate::library::{CallError, LoadError, Loaded, Of, calls, constant};
 
 const NAME: &str = "libnccl.so.2";
 const ADVICE: &str = "install NCCL 2 on this node (package libnccl2), or name the library that your jobs use with --set nccl-allreduce.libnccl=PATH";
@@ -16,7 +16,9 @@ pub const UNIQUE_ID_BYTES: usize = 128;
 
 /// `ncclResult_t`.
 const SUCCESS: c_int = 0;
+const UNHANDLED_CUDA_ERROR: c_int = 1;
 const SYSTEM_ERROR: c_int = 2;
+const INTERNAL_ERROR: c_int = 3;
 const REMOTE_ERROR: c_int = 6;
 const IN_PROGRESS: c_int = 7;
 
@@ -173,8 +175,12 @@ impl Nccl {
             call,
             code,
             text: last.map_or(text.clone(), |last| format!("{text}: {}", last.trim())),
-            // A system error is most often a connection that the other end closed (nccl.h: a call to the system failed).
-            of_another_rank: code == REMOTE_ERROR || code == SYSTEM_ERROR,
+            of: match code {
+                // A system error is most often a connection that the other end closed (nccl.h: a call to the system failed).
+                REMOTE_ERROR | SYSTEM_ERROR => Of::AnotherRank,
+                UNHANDLED_CUDA_ERROR | INTERNAL_ERROR => Of::TheDevice,
+                _ => Of::TheCall,
+            },
         })
     }
 }

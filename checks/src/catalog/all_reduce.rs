@@ -85,7 +85,8 @@ macro_rules! metrics {
                 Unit::State,
                 Role::Context,
                 "what became of each node of the group: done, waiting (for others), behind (others waited for it), silent, \
-                 died, died_at_start, failed (a library or driver on it did not do its part), could_not_start, never_answered",
+                 died, died_at_start, failed (a library or driver on it did not do its part), broke_off (a collective came to \
+                 an error there, which something broke on it or elsewhere), could_not_start, never_answered",
                 "cluster.node.unresponsive",
             ),
         }
@@ -222,12 +223,15 @@ fn busbw_gb_per_s(size: &SizeLine) -> f64 {
     collective::all_reduce_busbw_gb_per_s(algbw_gb_per_s(size), size.ranks)
 }
 
+/// So many nodes are named with what became of them; the members' states have them all.
+const NAMED_MAX: usize = 16;
+
 /// What the launch came to, if not to its end: who is named by it stands in the members' states.
 pub(super) fn ending(group: &Group, launched: &Launched) -> Result<(), CheckError> {
     if launched.roster.is_done() && launched.output.ended == Ended::Exited(0) {
         return Ok(());
     }
-    let named: Vec<String> = launched
+    let mut named: Vec<String> = launched
         .roster
         .states()
         .filter(|(_, state)| !matches!(state, NodeState::Done | NodeState::Waiting))
@@ -236,16 +240,19 @@ pub(super) fn ending(group: &Group, launched: &Launched) -> Result<(), CheckErro
             None => format!("{node} {}", state.word()),
         })
         .collect();
-    let who = if named.is_empty() {
-        "no node is named by it".to_owned()
-    } else {
-        named.join(", ")
+    let more = named.len().saturating_sub(NAMED_MAX);
+    named.truncate(NAMED_MAX);
+    let who = match (named.is_empty(), more) {
+        (true, _) => "no node is named by it".to_owned(),
+        (false, 0) => named.join(", "),
+        (false, more) => format!("{}, and {more} more", named.join(", ")),
     };
     let what = format!(
-        "the all-reduce over {} nodes did not come to its end: {} {}; {who}",
+        "the all-reduce over {} nodes did not come to its end: {} {}; {who}; last seen: {}",
         group.nodes.len(),
         group.launch.name(),
-        launched.output.ended
+        launched.output.ended,
+        launched.roster.whereabouts()
     );
     match launched.output.ended {
         Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } => {

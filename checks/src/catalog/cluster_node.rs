@@ -10,8 +10,9 @@ use crate::check::{Company, Spec};
 pub static STATE: Metric = Metric {
     name: "cluster.node.state",
     unit: Unit::State,
-    about: "what the groups with this node show: healthy, slow, corrupting, absent (never answered), unresponsive \
-            (fell silent or died in every group), interrupted (did so once and then worked), or suspect",
+    about: "what the groups with this node show: healthy, slow, hanging (stuck with it), breaking (errors with it), \
+            corrupting, absent (never answered), unresponsive (fell silent or died in every group), interrupted (did so once \
+            and then worked), or suspect",
     role: Role::Required,
     fault: "cluster.node.slow",
 };
@@ -47,7 +48,7 @@ pub static FAILED_GROUPS: Metric = Metric {
 pub static NIC_STATE: Metric = Metric {
     name: "cluster.nic.state",
     unit: Unit::State,
-    about: "what groups confined to this network card of the node show: good, slow or corrupting",
+    about: "what groups confined to this network card of the node show: good, slow, hanging, breaking or corrupting",
     role: Role::Judged,
     fault: "cluster.nic.slow",
 };
@@ -59,7 +60,8 @@ pub static SPEC: Spec = Spec {
     explain: "When a collective over many nodes is slow, hangs or dies, groups of nodes are measured again in waves \
               until the node to blame is known, or until it is known that no single node is. A node is called slow \
               only after at least three failed groups with two or more different partners that worked with others, and \
-              the whole without it is measured once more. A node that fell silent or died once and then worked is \
+              the whole without it is measured once more; hanging or breaking in the same way, where those groups got stuck \
+              or ended in errors of the collective library. A node that fell silent or died once and then worked is \
               `interrupted`: a warning. Nobody is accused where everything is slow alike. A node that is accused is \
               measured by itself as well, and, where --rails names the network cards, with good nodes on each of them: \
               slow by itself is a fault inside of it, slow on one card alone is that card.",

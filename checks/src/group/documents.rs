@@ -4,6 +4,7 @@
 //! number that the launcher gave its process. A node that gives no sign of life any more is given up without waiting for
 //! the launch to end, and the others lose nothing by it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use crate::host::{Ended, Listener, Output};
 use crate::rank::LINE_MAX;
 
 use super::launch::StepId;
-use super::roster::{complaints, place};
+use super::names::Names;
+use super::roster::complaints;
 
 /// How often a node gives a sign of life.
 pub const BEAT: Duration = Duration::from_secs(2);
@@ -124,6 +126,9 @@ pub trait Audience {
 /// The documents of one launch, on their way.
 pub(super) struct Documents<'a> {
     nodes: Vec<Told>,
+    names: Names,
+    /// The node of each process that said hello.
+    tasks: BTreeMap<u32, usize>,
     begun: Instant,
     last_end: Instant,
     step: Option<StepId>,
@@ -133,7 +138,6 @@ pub(super) struct Documents<'a> {
 /// What a node has told so far.
 struct Told {
     name: String,
-    task: Option<u32>,
     heard: Option<Instant>,
     text: Vec<u8>,
     is_done: bool,
@@ -143,13 +147,14 @@ impl<'a> Documents<'a> {
     pub(super) fn of(nodes: &[String], audience: &'a mut dyn Audience) -> Self {
         let told = |name: &String| Told {
             name: name.clone(),
-            task: None,
             heard: None,
             text: Vec::new(),
             is_done: false,
         };
         Documents {
             nodes: nodes.iter().map(told).collect(),
+            names: Names::of(nodes),
+            tasks: BTreeMap::new(),
             begun: Instant::now(),
             last_end: Instant::now(),
             step: None,
@@ -171,15 +176,17 @@ impl<'a> Documents<'a> {
         | NodeLine::Piece { task, .. }
         | NodeLine::Whole { task, .. }
         | NodeLine::Failed { task, .. }) = line;
-        if let NodeLine::Hello { host, step, .. } = &line {
-            let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-            if let Some(node) = place(&names, host) {
-                self.nodes[node].task.get_or_insert(task);
-                self.step = self.step.or(*step);
+        if let NodeLine::Hello { host, step, .. } = &line
+            && let Some(node) = self.names.place(host)
+        {
+            // Of several processes that call themselves so the first one counts.
+            if !self.tasks.values().any(|known| *known == node) {
+                self.tasks.entry(task).or_insert(node);
             }
+            self.step = self.step.or(*step);
         }
-        let known = |node: &Told| node.task == Some(task) && !node.is_done;
-        let Some(place) = self.nodes.iter().position(known) else {
+        let known = self.tasks.get(&task).copied();
+        let Some(place) = known.filter(|place| !self.nodes[*place].is_done) else {
             return;
         };
         let node = &mut self.nodes[place];
@@ -244,10 +251,9 @@ impl<'a> Documents<'a> {
     pub(super) fn launch_has_ended(mut self, output: &Output) {
         let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
         let said = output.stderr.last_words();
-        let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
         for complaint in complaints(&text).into_iter().filter(|_| !by_us) {
-            if let Some(node) = place(&names, complaint.host) {
+            if let Some(node) = self.names.place(complaint.host) {
                 self.end(node, Err(short(&complaint.why)));
             }
         }

@@ -1,10 +1,10 @@
 //! The launchers: Slurm's steps, Open MPI's own, and ranks on this machine alone. Each only makes a command line.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::slots;
 use crate::host::Command;
 
 /// How ranks are started.
@@ -63,6 +63,10 @@ const AS_ROOT: [(&str, &str); 2] = [
     ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
 ];
 
+/// So many hosts with their ranks fit into one argument, of 128 KiB at most (`MAX_ARG_STRLEN` of the kernel), however long
+/// their names. Open MPI takes several together.
+const HOSTS_MAX: usize = 256;
+
 impl Launch {
     /// The launcher's name, for evidence.
     pub fn name(&self) -> &'static str {
@@ -93,7 +97,7 @@ impl Launch {
                 .arg(format!("--nodes={}", nodes.len()))
                 .arg(format!("--ntasks={ranks}"))
                 .arg(format!("--ntasks-per-node={ranks_per_node}"))
-                .arg(format!("--nodelist={}", nodes.join(",")))
+                .arg(format!("--nodelist={}", hostlist(nodes)))
                 // Groups share no node, and an ending step of a wave before must not block this one.
                 .arg("--overlap")
                 // So that what is left of it can be found.
@@ -112,12 +116,12 @@ impl Launch {
                 // The allocation may have no more CPUs of a node than one for each rank of a group of many.
                 .args((nodes.len() == 1 && ranks > 1).then_some("--overcommit")),
             Launch::Mpirun => Command::new("mpirun", deadline)
-                .args([
-                    "--host",
-                    &slots(nodes, ranks_per_node),
-                    "-n",
-                    &ranks.to_string(),
-                ])
+                .args(
+                    nodes
+                        .chunks(HOSTS_MAX)
+                        .flat_map(|nodes| ["--host".to_owned(), slots(nodes, ranks_per_node)]),
+                )
+                .args(["-n", &ranks.to_string()])
                 .arg("--oversubscribe"),
             Launch::Local => Command::new("mpirun", deadline)
                 .args([
@@ -149,5 +153,112 @@ impl Launch {
         };
         let step = format!("{}.{}", step.job, step.step);
         Some(Command::new("scancel", CLEAN_UP).args(["--signal=KILL", &step]))
+    }
+}
+
+/// The hosts of one option of Open MPI, with ranks on each.
+fn slots(nodes: &[String], ranks_per_node: u32) -> String {
+    let slots: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("{node}:{ranks_per_node}"))
+        .collect();
+    slots.join(",")
+}
+
+/// Slurm's expression for these nodes. Names that differ in their last number alone are folded, since thousands of them in full
+/// would not fit into one argument: `h[1,3-5],login`.
+fn hostlist(nodes: &[String]) -> String {
+    let mut folded: Vec<(&str, Vec<Range<'_>>)> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for node in nodes {
+        let prefix = node.trim_end_matches(|c: char| c.is_ascii_digit());
+        let digits = &node[prefix.len()..];
+        let Ok(number) = digits.parse() else {
+            folded.push((node.as_str(), Vec::new()));
+            continue;
+        };
+        let place = *places.entry(prefix).or_insert_with(|| {
+            folded.push((prefix, Vec::new()));
+            folded.len() - 1
+        });
+        let ranges = &mut folded[place].1;
+        match ranges.last_mut() {
+            Some(last) if last.goes_on(digits, number) => (last.to, last.end) = (digits, number),
+            _ => ranges.push(Range {
+                from: digits,
+                to: digits,
+                end: number,
+            }),
+        }
+    }
+    let text = |(prefix, ranges): (&str, Vec<Range<'_>>)| match ranges.as_slice() {
+        [] => prefix.to_owned(),
+        [one] if one.from == one.to => format!("{prefix}{}", one.from),
+        several => {
+            let several: Vec<String> = several.iter().map(Range::to_string).collect();
+            format!("{prefix}[{}]", several.join(","))
+        }
+    };
+    folded.into_iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+/// Numbers of a hostlist that follow one another.
+struct Range<'a> {
+    from: &'a str,
+    to: &'a str,
+    end: u64,
+}
+
+impl Range<'_> {
+    /// Whether the number comes next, written as wide: `9` and `10` are two ranges, `09` and `10` are one.
+    fn goes_on(&self, digits: &str, number: u64) -> bool {
+        number.checked_sub(1) == Some(self.end) && digits.len() == self.from.len()
+    }
+}
+
+impl std::fmt::Display for Range<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.from == self.to {
+            f.write_str(self.from)
+        } else {
+            write!(f, "{}-{}", self.from, self.to)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_differ_in_their_last_number_are_folded_and_no_other() {
+        for (nodes, list) in [
+            ("h1", "h1"),
+            ("h1,h2,h3", "h[1-3]"),
+            ("h3,h1,h2,h8", "h[3,1-2,8]"),
+            ("h08,h09,h10,h9,h10a", "h[08-10,9],h10a"),
+            ("gpu-1-4,login,gpu-1-5,gpu-2-5", "gpu-1-[4-5],login,gpu-2-5"),
+            (
+                "h1.example.org,h2.example.org",
+                "h1.example.org,h2.example.org",
+            ),
+            ("x99999999999999999999999", "x99999999999999999999999"),
+        ] {
+            let nodes: Vec<String> = nodes.split(',').map(str::to_owned).collect();
+            assert_eq!(hostlist(&nodes), list);
+        }
+    }
+
+    #[test]
+    fn no_argument_for_sixteen_thousand_nodes_is_longer_than_the_kernel_takes() {
+        let nodes: Vec<String> = (0..16_384)
+            .map(|node| format!("ip-10-201-{}-{}", node / 64, node % 64 * 3))
+            .collect();
+        for launch in [Launch::Srun { job: 1 }, Launch::Mpirun] {
+            let second = Duration::from_secs(1);
+            let command = launch.command(&nodes, 8, Failure::EndsAll, Processors::All, second);
+            let longest = command.line().iter().map(String::len).max();
+            assert!(longest < Some(128 << 10), "{launch:?}: {longest:?}");
+        }
     }
 }

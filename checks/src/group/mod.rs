@@ -6,6 +6,7 @@
 
 mod documents;
 mod launch;
+mod names;
 mod rails;
 mod roster;
 
@@ -81,7 +82,7 @@ impl Group {
             Work::AllReduce(_) => (Failure::EndsAll, Processors::OfTheLauncher),
             Work::NcclAllReduce(_) => (Failure::EndsAll, Processors::All),
         };
-        let mut roster = Roster::new(&self.nodes, ranks_per_node, &work, beat);
+        let mut roster = Roster::new(&self.nodes, ranks_per_node, &work, beat, deadline);
         let task = RankTask {
             work,
             deadline_ms: millis(deadline + RANK_OUTLIVES),
@@ -185,13 +186,4 @@ impl Launched {
     pub fn evidence(&self, launcher: &str) -> Vec<dhc_thresholds::Evidence> {
         self.output.evidence(launcher)
     }
-}
-
-/// The command line option that lists hosts, with ranks on each.
-fn slots(nodes: &[String], ranks_per_node: u32) -> String {
-    let slots: Vec<String> = nodes
-        .iter()
-        .map(|node| format!("{node}:{ranks_per_node}"))
-        .collect();
-    slots.join(",")
 }

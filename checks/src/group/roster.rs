@@ -12,16 +12,28 @@ use crate::host::{Ended, Listener, Output};
 use crate::rank::{Gpu, Phase, Progress, RankLine, SizeLine, Work};
 
 use super::launch::StepId;
+use super::names::Names;
 
 /// So many beats without a sign, while others give theirs, is silence.
 const SILENT_BEATS: u32 = 5;
 
+/// Of a launch's time, the part for which nobody may get any further: where some ranks are behind the others, and where all
+/// are at the same place before the first collective. A cold driver takes tens of seconds to open a GPU.
+const BEHIND_SHARE: u32 = 4;
+const TOGETHER_SHARE: u32 = 2;
+
 /// A rank that has not said hello so long after the first one never will.
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often all ranks are looked at for one that is in the way: there may be a hundred thousand.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How much of a complaint is kept, and how many remarks.
 const COMPLAINT_MAX: usize = 300;
 const NOTES_MAX: usize = 16;
+
+/// So many nodes are named where they are.
+const PLACED_MAX: usize = 3;
 
 /// What became of a node in a launch. The gravest of its ranks decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +50,8 @@ pub enum NodeState {
     Died(String),
     /// A rank of it said that a library or a driver did not do its part: it accuses nobody.
     Failed(String),
+    /// A collective came to an error on a rank of it, which something broke, here or elsewhere.
+    BrokeOff(String),
     /// A rank of it died before it came to its first collective: more often the doing of MPI's start than of the node.
     DiedAtStart(String),
     /// The worker could not be started there.
@@ -56,6 +70,7 @@ impl NodeState {
             NodeState::Silent => "silent",
             NodeState::Died(_) => "died",
             NodeState::Failed(_) => "failed",
+            NodeState::BrokeOff(_) => "broke_off",
             NodeState::DiedAtStart(_) => "died_at_start",
             NodeState::CouldNotStart(_) => "could_not_start",
             NodeState::NeverAnswered => "never_answered",
@@ -67,6 +82,7 @@ impl NodeState {
         match self {
             NodeState::Died(why)
             | NodeState::Failed(why)
+            | NodeState::BrokeOff(why)
             | NodeState::DiedAtStart(why)
             | NodeState::CouldNotStart(why) => Some(why),
             NodeState::Done
@@ -95,14 +111,19 @@ struct Left {
 /// The ranks of one launch.
 pub struct Roster {
     nodes: Vec<String>,
+    names: Names,
     ranks_per_node: u32,
     /// Where ranks have to come to be done.
     goal: Phase,
     silence: Duration,
+    deadline: Duration,
     ranks: BTreeMap<u32, Rank>,
     boots: BTreeMap<usize, String>,
     first_hello: Option<Instant>,
     last_heard: Option<Instant>,
+    /// When a rank last came further than it was.
+    last_step: Option<Instant>,
+    last_look: Option<Instant>,
     sizes: Vec<SizeLine>,
     library: Option<String>,
     left: BTreeMap<u32, Left>,
@@ -121,19 +142,29 @@ impl std::fmt::Debug for Roster {
 }
 
 impl Roster {
-    pub(super) fn new(nodes: &[String], ranks_per_node: u32, work: &Work, beat: Duration) -> Self {
+    pub(super) fn new(
+        nodes: &[String],
+        ranks_per_node: u32,
+        work: &Work,
+        beat: Duration,
+        deadline: Duration,
+    ) -> Self {
         Roster {
             nodes: nodes.to_vec(),
+            names: Names::of(nodes),
             ranks_per_node,
             goal: match work {
                 Work::RollCall => Phase::Started,
                 Work::AllReduce(_) | Work::NcclAllReduce(_) => Phase::Done,
             },
             silence: beat * SILENT_BEATS,
+            deadline,
             ranks: BTreeMap::new(),
             boots: BTreeMap::new(),
             first_hello: None,
             last_heard: None,
+            last_step: None,
+            last_look: None,
             sizes: Vec::new(),
             library: None,
             left: BTreeMap::new(),
@@ -163,15 +194,17 @@ impl Roster {
 
     /// What the ranks of each node that came to their end held open to carry messages, and in which words.
     pub fn carriers(&self) -> impl Iterator<Item = (&str, BTreeSet<&str>, String)> {
-        let of_node = |node: usize| {
-            let ranks = self.ranks.iter().filter(move |(_, rank)| rank.node == node);
-            ranks.filter_map(|(rank, _)| self.left.get(rank))
-        };
-        (0..self.nodes.len()).filter_map(move |node| {
-            let seen = of_node(node).next()?.seen.clone();
-            let transports = of_node(node).flat_map(|left| &left.transports);
-            let transports = transports.map(String::as_str).collect();
-            Some((self.nodes[node].as_str(), transports, seen))
+        let mut of_node: BTreeMap<usize, (BTreeSet<&str>, &str)> = BTreeMap::new();
+        for (rank, left) in &self.left {
+            if let Some(known) = self.ranks.get(rank) {
+                let (transports, _) = of_node
+                    .entry(known.node)
+                    .or_insert_with(|| (BTreeSet::new(), left.seen.as_str()));
+                transports.extend(left.transports.iter().map(String::as_str));
+            }
+        }
+        of_node.into_iter().map(|(node, (transports, seen))| {
+            (self.nodes[node].as_str(), transports, seen.to_owned())
         })
     }
 
@@ -233,18 +266,18 @@ impl Roster {
     /// What became of each node, in the order of the group.
     pub fn states(&self) -> impl Iterator<Item = (&str, NodeState)> {
         let most = self.ranks.values().map(|rank| rank.progress).max();
-        (0..self.nodes.len()).map(move |node| (self.nodes[node].as_str(), self.state(node, most)))
+        let mut ranks: Vec<Vec<&Rank>> = vec![Vec::new(); self.nodes.len()];
+        for rank in self.ranks.values() {
+            ranks[rank.node].push(rank);
+        }
+        let states = ranks.into_iter().enumerate();
+        states.map(move |(node, ranks)| (self.nodes[node].as_str(), self.state(node, &ranks, most)))
     }
 
-    fn state(&self, node: usize, most: Option<Progress>) -> NodeState {
+    fn state(&self, node: usize, ranks: &[&Rank], most: Option<Progress>) -> NodeState {
         if let Some(complaint) = self.complaints.get(&node) {
             return complaint.clone();
         }
-        let ranks: Vec<&Rank> = self
-            .ranks
-            .values()
-            .filter(|rank| rank.node == node)
-            .collect();
         if ranks.len() < self.ranks_per_node as usize {
             // Where nobody answered it is the launcher's silence, not the nodes'.
             return if self.ranks.is_empty() {
@@ -262,6 +295,31 @@ impl Roster {
             least if least < most => NodeState::Behind,
             _ => NodeState::Waiting,
         }
+    }
+
+    /// How many ranks were last seen where, for people; nodes are named where they are few.
+    pub fn whereabouts(&self) -> String {
+        let mut places: BTreeMap<Phase, Vec<&Rank>> = BTreeMap::new();
+        for rank in self.ranks.values() {
+            places.entry(rank.progress.phase).or_default().push(rank);
+        }
+        let all = self.ranks.len();
+        let place = |(phase, ranks): (Phase, Vec<&Rank>)| {
+            let nodes: BTreeSet<usize> = ranks.iter().map(|rank| rank.node).collect();
+            let nodes = match nodes.len() {
+                1..=PLACED_MAX => {
+                    let names = nodes.iter().map(|node| self.nodes[*node].as_str());
+                    names.collect::<Vec<&str>>().join(", ")
+                }
+                many => format!("{many} nodes"),
+            };
+            format!("{} of {all} ranks ({nodes}) {}", ranks.len(), phase.words())
+        };
+        let places: Vec<String> = places.into_iter().map(place).collect();
+        if places.is_empty() {
+            return "no rank said anything".to_owned();
+        }
+        places.join(", ")
     }
 
     /// Whether any rank came to a collective: then all of them had left MPI's start.
@@ -290,11 +348,12 @@ impl Roster {
                 step,
                 ..
             } => {
-                let Some(node) = self.place(&host) else {
+                let Some(node) = self.names.place(&host) else {
                     self.not_understood += 1;
                     return;
                 };
                 self.first_hello.get_or_insert(now);
+                self.last_step = Some(now);
                 self.step = self.step.or(step);
                 self.boots.entry(node).or_insert(boot);
                 let progress = Progress {
@@ -310,7 +369,10 @@ impl Roster {
             RankLine::At { rank, progress } => {
                 if let Some(known) = self.ranks.get_mut(&rank) {
                     known.heard = now;
-                    known.progress = known.progress.max(progress);
+                    if progress > known.progress {
+                        known.progress = progress;
+                        self.last_step = Some(now);
+                    }
                 }
             }
             RankLine::Library { version } => self.library = Some(version),
@@ -343,19 +405,16 @@ impl Roster {
                 };
                 self.left.insert(rank, left);
             }
-            RankLine::Failed { rank, error } => {
-                if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
-                    let why = error.chars().take(COMPLAINT_MAX).collect();
-                    self.complain(node, NodeState::Failed(why));
-                }
-            }
+            RankLine::Failed { rank, error } => self.hear_why(rank, &error, NodeState::Failed),
+            RankLine::Broke { rank, error } => self.hear_why(rank, &error, NodeState::BrokeOff),
         }
         self.last_heard = Some(now);
     }
 
-    /// Which node of the group calls itself `host`. A launch on this machine alone has one node, whatever its name.
-    fn place(&self, host: &str) -> Option<usize> {
-        place(&self.nodes, host)
+    fn hear_why(&mut self, rank: u32, error: &str, state: fn(String) -> NodeState) {
+        if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
+            self.complain(node, state(error.chars().take(COMPLAINT_MAX).collect()));
+        }
     }
 
     /// Only the first complaint about a node counts, since the launcher ends all other ranks after the first that fails.
@@ -370,7 +429,7 @@ impl Roster {
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
         let complaints = complaints(&text).into_iter();
         for complaint in complaints.filter(|complaint| !by_us || complaint.of == Of::Node) {
-            let Some(node) = self.place(complaint.host) else {
+            let Some(node) = self.names.place(complaint.host) else {
                 continue;
             };
             let silent_so_far = !self.boots.contains_key(&node);
@@ -397,7 +456,21 @@ impl Roster {
         }
         let others_speak = now.saturating_duration_since(last) < self.silence;
         let one_is_silent = self.ranks.values().any(|rank| self.is_silent(rank));
-        others_speak && (one_is_silent || some_never_came)
+        others_speak && (one_is_silent || some_never_came || self.is_stuck(now))
+    }
+
+    /// Whether all ranks are alive and none will come any further. In the collectives nobody can tell: one of them may take
+    /// as long as it likes.
+    fn is_stuck(&self, now: Instant) -> bool {
+        let Some(step) = self.last_step else {
+            return false;
+        };
+        let still = now.saturating_duration_since(step);
+        let phases = || self.ranks.values().map(|rank| rank.progress.phase);
+        if phases().min() < phases().max() {
+            return still > self.deadline / BEHIND_SHARE;
+        }
+        !self.has_begun() && still > self.deadline / TOGETHER_SHARE
     }
 }
 
@@ -407,19 +480,14 @@ impl Listener for Roster {
     }
 
     fn is_enough(&mut self) -> bool {
-        self.enough(Instant::now())
+        let now = Instant::now();
+        let recently = |last: Instant| now.saturating_duration_since(last) < LOOK;
+        if self.last_look.is_some_and(recently) {
+            return false;
+        }
+        self.last_look = Some(now);
+        self.enough(now)
     }
-}
-
-/// Which of the nodes calls itself `host`, or by the first part of its name. One that is alone is the one.
-pub(super) fn place(nodes: &[impl AsRef<str>], host: &str) -> Option<usize> {
-    if nodes.len() == 1 {
-        return Some(0);
-    }
-    let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
-    let mut nodes = nodes.iter().map(AsRef::as_ref);
-    let exact = nodes.clone().position(|node| node == host);
-    exact.or_else(|| nodes.position(|node| short(node) == short(host)))
 }
 
 /// What a launcher says of a host.
@@ -495,10 +563,13 @@ mod tests {
         sweep_ms: 1,
     });
 
+    const BEAT: Duration = Duration::from_secs(1);
+    const DEADLINE: Duration = Duration::from_secs(120);
+
     /// A launch over three nodes of one rank, and the moment that it began.
     fn three() -> (Roster, Instant) {
         let nodes = ["h1", "h2", "h3"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, &SWEEP, Duration::from_secs(1));
+        let mut roster = Roster::new(&nodes, 1, &SWEEP, BEAT, DEADLINE);
         let now = Instant::now();
         for rank in 0..3 {
             let host = format!("h{}.cluster.example", rank + 1);
@@ -556,9 +627,46 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_that_never_comes_to_where_the_others_wait_is_not_waited_for_to_the_deadline() {
+        let (mut roster, begun) = three();
+        let mut told = None;
+        for second in 0..120 {
+            let now = begun + Duration::from_secs(second);
+            for rank in [0, 2] {
+                at(&mut roster, rank, "rendezvous", 0, now);
+            }
+            at(&mut roster, 1, "device", 0, now);
+            told = told.or(roster.enough(now).then_some(second));
+        }
+        assert_eq!(told, Some(31), "a quarter of the time");
+        assert_eq!(states(&roster), ["waiting", "behind", "waiting"]);
+        assert_eq!(
+            roster.whereabouts(),
+            "1 of 3 ranks (h2) opening its GPU, 2 of 3 ranks (h1, h3) waiting for the id of NCCL's communicator"
+        );
+    }
+
+    #[test]
+    fn ranks_that_all_wait_in_one_place_before_the_first_collective_name_nobody() {
+        for (phase, stuck) in [("communicator", Some(61)), ("collective", None)] {
+            let (mut roster, begun) = three();
+            let mut told = None;
+            for second in 0..120 {
+                let now = begun + Duration::from_secs(second);
+                for rank in 0..3 {
+                    at(&mut roster, rank, phase, 0, now);
+                }
+                told = told.or(roster.enough(now).then_some(second));
+            }
+            assert_eq!(told, stuck, "{phase}");
+            assert_eq!(states(&roster), ["waiting", "waiting", "waiting"]);
+        }
+    }
+
+    #[test]
     fn a_node_that_never_says_hello_is_not_waited_for() {
         let nodes = ["h1", "h2"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, &SWEEP, Duration::from_secs(1));
+        let mut roster = Roster::new(&nodes, 1, &SWEEP, BEAT, DEADLINE);
         let begun = Instant::now();
         roster.hear(
             br#"{"hello":{"rank":0,"host":"h1","boot":"b","pid":1}}"#,

@@ -14,7 +14,7 @@ use dhc_checks::rank::{Gpu, NcclSweep, Phase, RankLine, Sweep};
 use mpi::collective::SystemOperation;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator as _, CommunicatorCollectives, Root};
-use nvidia_sys::{CallError, Context, Device, Driver, Nccl, UNIQUE_ID_BYTES, UniqueId};
+use nvidia_sys::{CallError, Context, Device, Driver, Nccl, Of, UNIQUE_ID_BYTES, UniqueId};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::all_reduce::{Outcome, sweep};
@@ -44,6 +44,19 @@ const PLUGIN_FOLDERS: &[&str] = &[
 
 /// When NCCL says that another rank is gone, the launcher is given so long to say which, and to end this one.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the C library, CUDA and NCCL call a want of memory, of room below `/dev/shm`, of files, of rights, of a network
+/// interface, and a driver that is too old for the library.
+const OF_THE_HOST: &[&str] = &[
+    "out of memory",
+    "cannot allocate memory",
+    "no space left on device",
+    "too many open files",
+    "permission denied",
+    "operation not permitted",
+    "no socket interface found",
+    "driver version is insufficient",
+];
 
 /// Gives the rank the environment that NCCL is to see, by starting it anew: the loader and NCCL read it when a program
 /// starts, and a program cannot change it safely later. Returns where it has it already, or cannot have it.
@@ -109,15 +122,19 @@ pub(crate) fn run(
             version: format!("NCCL {nccl}, CUDA driver for {major}.{minor}"),
         });
     }
-    voice.reach(Phase::Communicator);
     let mut id = [0; UNIQUE_ID_BYTES];
     if rank == 0 {
         id = libraries.nccl.unique_id()?.0;
     }
+    // Who waits here knows of nobody but rank 0; who has gone on to the communicator waits for all.
+    voice.reach(Phase::Rendezvous);
     world.process_at_rank(0).broadcast_into(&mut id[..]);
+    voice.reach(Phase::Communicator);
     let joined = libraries.nccl.join(&context, UniqueId(id), ranks, rank);
     tell_transport(voice);
-    let mut memory = GpuMemory::new(&context, joined?)?;
+    let joined = joined?;
+    voice.reach(Phase::Memory);
+    let mut memory = GpuMemory::new(&context, joined)?;
     let (free, _) = context.memory()?;
     voice.reach(Phase::Barrier);
     let sizes = that_fit(&task.sweep, free, world, voice);
@@ -136,8 +153,10 @@ pub(crate) fn fails(voice: &Voice, error: &(dyn std::error::Error + 'static)) {
     if voice.has_failed() {
         return;
     }
-    let call = error.downcast_ref::<CallError>();
-    if call.is_some_and(|error| error.of_another_rank) {
+    let of = error
+        .downcast_ref::<CallError>()
+        .map_or(Of::TheCall, |error| error.of);
+    if of == Of::AnotherRank {
         std::thread::sleep(PATIENCE);
     }
     let mut why = chain(error);
@@ -145,7 +164,19 @@ pub(crate) fn fails(voice: &Voice, error: &(dyn std::error::Error + 'static)) {
         why.push_str("; NCCL: ");
         why.push_str(&warning);
     }
-    voice.fails(&why);
+    let in_collective = voice.phase() >= Phase::Communicator;
+    if in_collective && of != Of::TheCall && !is_of_the_host(&why) {
+        voice.breaks(&why);
+    } else {
+        voice.fails(&why);
+    }
+}
+
+/// Whether NCCL's words say that the host has too little of something, or does not allow it, which it reports as any other
+/// error of CUDA or of the system.
+fn is_of_the_host(why: &str) -> bool {
+    let why = why.to_lowercase();
+    OF_THE_HOST.iter().any(|words| why.contains(words))
 }
 
 /// How many ranks before this one are on the same node.

@@ -9,11 +9,13 @@ use dhc_checks::group::StepId;
 use dhc_checks::rank::{LINE_MAX, Phase, Progress, RankLine};
 use rustix::process::{Signal, getpid, kill_process};
 
-const PHASES: [Phase; 7] = [
+const PHASES: [Phase; 9] = [
     Phase::Started,
     Phase::Init,
     Phase::Device,
+    Phase::Rendezvous,
     Phase::Communicator,
+    Phase::Memory,
     Phase::Barrier,
     Phase::Collective,
     Phase::Done,
@@ -96,12 +98,17 @@ impl Voice {
         self.0.entered.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn here(&self) -> RankLine {
+    /// The phase that it has come to.
+    pub(crate) fn phase(&self) -> Phase {
         let phase = self.0.phase.load(Ordering::Relaxed) as usize;
+        PHASES[phase.min(PHASES.len() - 1)]
+    }
+
+    fn here(&self) -> RankLine {
         RankLine::At {
             rank: self.rank(),
             progress: Progress {
-                phase: PHASES[phase.min(PHASES.len() - 1)],
+                phase: self.phase(),
                 entered: self.0.entered.load(Ordering::Relaxed),
             },
         }
@@ -125,10 +132,18 @@ impl Voice {
     /// The rank cannot go on, and says why.
     pub(crate) fn fails(&self, why: &str) {
         self.0.has_failed.store(true, Ordering::Relaxed);
-        let why = why.chars().map(|c| if c.is_control() { ' ' } else { c });
         self.say(&RankLine::Failed {
             rank: self.rank(),
-            error: why.take(REASON_CHARS).collect(),
+            error: reason(why),
+        });
+    }
+
+    /// The collective that the rank is in has come to an error.
+    pub(crate) fn breaks(&self, why: &str) {
+        self.0.has_failed.store(true, Ordering::Relaxed);
+        self.say(&RankLine::Broke {
+            rank: self.rank(),
+            error: reason(why),
         });
     }
 
@@ -148,6 +163,11 @@ impl Voice {
             leave(NOBODY_LISTENS);
         }
     }
+}
+
+fn reason(why: &str) -> String {
+    let why = why.chars().map(|c| if c.is_control() { ' ' } else { c });
+    why.take(REASON_CHARS).collect()
 }
 
 /// Ends the process with this status, and without it where a library keeps it from ending.

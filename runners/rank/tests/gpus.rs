@@ -117,7 +117,7 @@ fn a_rank_that_hangs_in_the_driver_is_behind_those_that_wait_for_it_and_all_end_
     let (output, lines) = ranks(2, &task(&fakes, 1 << 10, 2_500));
     assert_eq!(output.status.code(), Some(124), "{output:?}");
     assert_eq!(last_phase(&lines, 0), Phase::Barrier);
-    assert_eq!(last_phase(&lines, 1), Phase::Communicator);
+    assert_eq!(last_phase(&lines, 1), Phase::Memory);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn ranks_that_lose_one_of_them_say_so_only_after_the_launcher_could_have_named_i
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(begun.elapsed() >= std::time::Duration::from_secs(5));
     let failed = lines.iter().find_map(|line| match line {
-        RankLine::Failed { error, .. } => Some(error.clone()),
+        RankLine::Broke { error, .. } => Some(error.clone()),
         _ => None,
     });
     let failed = failed.unwrap();

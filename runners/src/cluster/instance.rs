@@ -6,8 +6,9 @@
 //! want of a tool, says nothing against a node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dhc_checks::catalog::instance_level;
@@ -53,21 +54,69 @@ pub struct NodeLevel {
     /// Its checks, or in their place why there are none.
     pub(super) checks: Vec<CheckReport>,
     /// By what it was judged, if it could be.
-    pub(super) chosen: Option<Chosen>,
+    pub(super) chosen: Option<Arc<Chosen>>,
+}
+
+/// By what nodes are judged: each by the table of its own instance type, which is read once, unless all are by the same.
+struct OfTypes {
+    of_all: Option<Arc<Chosen>>,
+    of_type: Mutex<BTreeMap<Option<String>, Arc<Chosen>>>,
+}
+
+impl OfTypes {
+    fn new(of_all: Option<&Chosen>) -> OfTypes {
+        OfTypes {
+            of_all: of_all.cloned().map(Arc::new),
+            of_type: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    fn choose(&self, own_type: Option<&str>) -> Result<Arc<Chosen>, String> {
+        if let Some(chosen) = &self.of_all {
+            return Ok(Arc::clone(chosen));
+        }
+        let mut of_type = self.of_type.lock().expect("no holder of this lock panics");
+        let key = own_type.map(str::to_owned);
+        if let Some(chosen) = of_type.get(&key) {
+            return Ok(Arc::clone(chosen));
+        }
+        let chosen = tables::choose(None, None, own_type).map_err(|error| chain(&error))?;
+        let chosen = Arc::new(chosen);
+        of_type.insert(key, Arc::clone(&chosen));
+        Ok(chosen)
+    }
+}
+
+/// Counts what is written, and keeps nothing of it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How long these checks are in a result.
+fn length(checks: &[CheckReport]) -> usize {
+    let mut length = Length(0);
+    match serde_json::to_writer_pretty(&mut length, checks) {
+        Ok(()) => length.0,
+        Err(_) => usize::MAX,
+    }
 }
 
 impl NodeLevel {
     /// Reads what a node told and judges it.
-    fn of(document: &[u8], orders: &InstanceOrders, room: usize) -> Result<NodeLevel, String> {
+    fn of(document: &[u8], tables: &OfTypes, room: usize) -> Result<NodeLevel, String> {
         let (header, records) = journal::read(document).map_err(|_| {
             "what it told is no journal; is the same dhc installed there as here?".to_owned()
         })?;
-        let own_type = header.identity.instance_type.as_deref();
-        let chosen = match &orders.chosen {
-            Some(chosen) => Ok(chosen.clone()),
-            None => tables::choose(None, None, own_type),
-        };
-        let chosen = chosen.map_err(|error| chain(&error))?;
+        let chosen = tables.choose(header.identity.instance_type.as_deref())?;
         let mut checks: Vec<CheckReport> = records
             .into_iter()
             .map(|record| {
@@ -75,8 +124,7 @@ impl NodeLevel {
                 CheckReport::new(record, &metrics, &chosen.table)
             })
             .collect();
-        let length = serde_json::to_vec_pretty(&checks).map_or(0, |text| text.len());
-        if length > room {
+        if length(&checks) > room {
             leave_at_the_node(&mut checks, &header.run);
         }
         Ok(NodeLevel {
@@ -149,10 +197,11 @@ fn leave_at_the_node(checks: &mut [CheckReport], run: &Run) {
         .filter(|check| check.status == Status::Pass)
     {
         let count = check.record.measurements.len();
-        check.record.measurements.clear();
-        check.record.devices.clear();
-        check.record.evidence.clear();
-        check.findings.clear();
+        // Not cleared, which would keep their memory: all of it for thousands of nodes.
+        check.record.measurements = Vec::new();
+        check.record.devices = Vec::new();
+        check.record.evidence = Vec::new();
+        check.findings = Vec::new();
         check.record.notes = vec![format!(
             "judged by all of its {count} measurements; they would make this result too large and are in the node's own, run {}",
             run.id
@@ -168,6 +217,7 @@ impl Level<'_> {
         nodes: &[String],
     ) -> BTreeMap<String, NodeLevel> {
         let room = RESULT_BYTES / nodes.len().max(1);
+        let tables = OfTypes::new(orders.chosen.as_ref());
         let heard = Mutex::new(Heard {
             levels: BTreeMap::new(),
             speaking: BTreeSet::new(),
@@ -183,7 +233,7 @@ impl Level<'_> {
             }
             let groups = chunks(missing, self.orders.settings.groups_max);
             side_by_side(groups, |nodes| {
-                self.start(orders, nodes, room, &heard);
+                self.start(orders, nodes, &tables, room, &heard);
             });
         }
         let mut levels = heard
@@ -202,6 +252,7 @@ impl Level<'_> {
         &self,
         orders: &InstanceOrders,
         nodes: Vec<String>,
+        tables: &OfTypes,
         room: usize,
         heard: &Mutex<Heard>,
     ) {
@@ -224,7 +275,7 @@ impl Level<'_> {
             .now(&mut names(&group.nodes), NodeNow::Measuring);
         let mut ear = Ear {
             level: self,
-            orders,
+            tables,
             room,
             heard,
         };
@@ -257,7 +308,7 @@ impl Heard {
 /// Hears one launch.
 struct Ear<'a, 'run> {
     level: &'a Level<'run>,
-    orders: &'a InstanceOrders,
+    tables: &'a OfTypes,
     room: usize,
     heard: &'a Mutex<Heard>,
 }
@@ -271,7 +322,7 @@ impl Audience for Ear<'_, '_> {
     }
 
     fn document(&mut self, node: &str, document: Result<Vec<u8>, String>) {
-        let level = document.and_then(|text| NodeLevel::of(&text, self.orders, self.room));
+        let level = document.and_then(|text| NodeLevel::of(&text, self.tables, self.room));
         let level = level.unwrap_or_else(|error| {
             NodeLevel::none(if self.level.is_over() {
                 Ending::Interrupted
@@ -299,15 +350,6 @@ mod tests {
 
     use super::*;
 
-    fn orders() -> InstanceOrders {
-        InstanceOrders {
-            program: PathBuf::new(),
-            args: Vec::new(),
-            deadline: Duration::ZERO,
-            chosen: None,
-        }
-    }
-
     /// What a node tells whose roll call, of all checks, ended in this way with these answers.
     fn told(instance_type: &str, ending: Ending, answers: &[&str]) -> Vec<u8> {
         let mut record = Record::new("roll-call", ending);
@@ -327,7 +369,7 @@ mod tests {
     }
 
     fn level(document: &[u8]) -> NodeLevel {
-        NodeLevel::of(document, &orders(), RESULT_BYTES).unwrap()
+        NodeLevel::of(document, &OfTypes::new(None), RESULT_BYTES).unwrap()
     }
 
     #[test]
@@ -372,20 +414,21 @@ mod tests {
     #[test]
     fn where_the_result_would_become_too_large_only_what_passed_stays_at_the_node() {
         let many = ["answered"; 200];
-        let small = NodeLevel::of(&told("", Ending::Finished, &many), &orders(), 4_096).unwrap();
+        let tables = OfTypes::new(None);
+        let small = NodeLevel::of(&told("", Ending::Finished, &many), &tables, 4_096).unwrap();
         assert_eq!(small.checks[0].status, Status::Pass);
         assert!(small.checks[0].record.measurements.is_empty());
         assert!(small.checks[0].record.notes[0].contains("200 measurements"));
         let mut bad = many;
         bad[7] = "absent";
-        let kept = NodeLevel::of(&told("", Ending::Finished, &bad), &orders(), 4_096).unwrap();
+        let kept = NodeLevel::of(&told("", Ending::Finished, &bad), &tables, 4_096).unwrap();
         assert_eq!(kept.checks[0].record.measurements.len(), 200);
     }
 
     #[test]
     fn what_is_no_journal_is_an_error_with_words() {
         for garbage in [&b""[..], b"{}", b"dhc: unknown option\n", b"\xff\xfe\n"] {
-            let error = NodeLevel::of(garbage, &orders(), RESULT_BYTES).unwrap_err();
+            let error = NodeLevel::of(garbage, &OfTypes::new(None), RESULT_BYTES).unwrap_err();
             assert!(error.contains("no journal"), "{error}");
         }
     }

@@ -26,8 +26,9 @@ pub(super) fn located(
         cluster,
     };
     let nodes = finding.nodes.iter().enumerate();
-    let nodes =
-        nodes.filter(|(_, found)| matches!(found.verdict, Verdict::Faulty | Verdict::Corrupting));
+    // Who is unresponsive was named by the group itself; nothing had to be located.
+    let nodes = nodes
+        .filter(|(_, found)| found.verdict.is_against() && found.verdict != Verdict::Unresponsive);
     let mut reports: Vec<LocatedReport> =
         nodes.map(|(node, found)| told.node(node, found)).collect();
     reports.extend(finding.paths.iter().map(|path| told.path(path)));
@@ -49,6 +50,8 @@ pub(super) fn fault_of(found: &NodeFinding) -> &'static str {
     match (found.verdict, &found.cause.place) {
         (Verdict::Corrupting, Place::Nics(_)) => "cluster.nic.corrupting",
         (Verdict::Corrupting, _) => "cluster.node.corrupting",
+        (Verdict::Hanging, _) => "cluster.node.hanging",
+        (Verdict::Breaking, _) => "cluster.node.breaking",
         (_, Place::Nics(_)) => "cluster.nic.slow",
         (_, Place::Inside) => "cluster.node.slow_alone",
         (_, Place::Network | Place::NotKnown) => "cluster.node.slow",
@@ -96,10 +99,11 @@ impl Told<'_> {
         let name = &self.names[node];
         let cards = self.cluster.card_names();
         let wrong = found.verdict == Verdict::Corrupting;
-        let is = if wrong {
-            "gets wrong results"
-        } else {
-            "is slow"
+        let is = match found.verdict {
+            Verdict::Corrupting => "gets wrong results",
+            Verdict::Hanging => "hangs",
+            Verdict::Breaking => "ends in errors",
+            _ => "is slow",
         };
         let (class, rails, what) = match &found.cause.place {
             Place::Nics(rails) => {

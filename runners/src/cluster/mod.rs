@@ -173,12 +173,11 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         cluster: orders.cluster,
         answers: &answers,
         answered: &answered,
-        instance: &instance,
         findings: &findings,
         local,
         over: level.is_over(),
     };
-    let nodes = known.nodes(&level.chosen);
+    let nodes = known.nodes(instance, &level.chosen);
     let cluster = ClusterReport {
         launcher: orders.cluster.launch.name().to_owned(),
         job: match orders.cluster.launch {
@@ -271,7 +270,7 @@ impl Level<'_> {
         if let (None, Some(first)) = (&orders.chosen, tables.next())
             && tables.all(|other| other.judged_by == first.judged_by)
         {
-            self.chosen = first.clone();
+            self.chosen = Chosen::clone(first);
         }
         let enters = |node: &String| {
             let level = instance.get(node);
@@ -399,7 +398,11 @@ impl Level<'_> {
         let in_failed: BTreeSet<&String> = failed.flat_map(|group| &group.nodes).collect();
         for (name, finding) in names.iter().zip(search.finding().nodes) {
             let now = match finding.verdict {
-                Verdict::Faulty | Verdict::Corrupting | Verdict::Unresponsive => NodeNow::Accused,
+                Verdict::Faulty
+                | Verdict::Corrupting
+                | Verdict::Breaking
+                | Verdict::Hanging
+                | Verdict::Unresponsive => NodeNow::Accused,
                 Verdict::Suspect => NodeNow::Suspect,
                 _ if in_failed.contains(name) => NodeNow::InFailed,
                 _ if finding.groups > finding.failed => NodeNow::Passed,

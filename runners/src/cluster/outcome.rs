@@ -1,5 +1,7 @@
 //! What a measured group turned out to be: held against the table's limit, and against the other groups of the run.
 
+use std::collections::BTreeSet;
+
 use dhc_checks::check::ClusterCheck;
 use dhc_thresholds::{
     Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
@@ -154,7 +156,8 @@ impl Peers {
             Ending::Finished if wrong => Outcome::Corrupted,
             Ending::Finished if slow => Outcome::Failed,
             Ending::Finished if plateau.is_some() => Outcome::Passed,
-            Ending::TimedOut { .. } => Outcome::Failed,
+            Ending::TimedOut { .. } => Outcome::Hung,
+            Ending::Failed { .. } if has_broken(check, record) => Outcome::Broken,
             _ => Outcome::Unknown,
         };
         Measured {
@@ -189,16 +192,10 @@ fn bound(values: &[f64]) -> Option<f64> {
 /// The nodes that kept their group from its end.
 fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[String]) -> Vec<Node> {
     let in_state = |wanted: &[&str]| {
-        let members = record.measurements.iter();
-        let members = members.filter(|measured| Some(measured.metric.as_ref()) == check.member());
-        let named = members.filter(|measured| {
-            matches!(&measured.value, Value::Word(word) if wanted.contains(&word.as_ref()))
-        });
-        let places = named.filter_map(|measured| {
-            let is_it = |place: &&Node| names[**place] == measured.subject.name;
-            group.nodes.iter().find(is_it).copied()
-        });
-        places.collect::<Vec<Node>>()
+        let members: BTreeSet<&str> = members_in(check, record, wanted).collect();
+        let nodes = group.nodes.iter().copied();
+        let nodes = nodes.filter(|node| members.contains(names[*node].as_str()));
+        nodes.collect::<Vec<Node>>()
     };
     let gone = in_state(GONE);
     let stuck = matches!(record.ending, Ending::TimedOut { .. });
@@ -213,15 +210,40 @@ fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[Stri
 /// The states of a node without which its group cannot come to an end.
 const GONE: &[&str] = &["silent", "died", "never_answered"];
 
-/// Whether a record says nothing of its group: nobody is named, and nothing was measured.
+/// The state of a node whose ranks were told of an error of the collective itself.
+const BROKE_OFF: &[&str] = &["broke_off"];
+
+/// The states of a node on which dhc, a library or what is installed did not do its part: others may have been told of an
+/// error for that alone.
+const COULD_NOT: &[&str] = &["failed", "could_not_start", "died_at_start"];
+
+/// The nodes of a record in one of these states.
+fn members_in<'a>(
+    check: &dyn ClusterCheck,
+    record: &'a Record,
+    wanted: &'a [&str],
+) -> impl Iterator<Item = &'a str> {
+    let member = check.member();
+    let members = record.measurements.iter();
+    let members = members.filter(move |measured| {
+        Some(measured.metric.as_ref()) == member
+            && matches!(&measured.value, Value::Word(word) if wanted.contains(&word.as_ref()))
+    });
+    members.map(|measured| measured.subject.name.as_str())
+}
+
+/// Whether the collective itself came to an error that nobody's want of something explains: it says that something broke, and
+/// of no node that it was this one.
+fn has_broken(check: &dyn ClusterCheck, record: &Record) -> bool {
+    let is_any = |wanted| members_in(check, record, wanted).next().is_some();
+    is_any(BROKE_OFF) && !is_any(COULD_NOT)
+}
+
+/// Whether a record says nothing of its group: nobody is named, nothing broke, and nothing was measured.
 pub(super) fn is_unknown(check: &dyn ClusterCheck, record: &Record) -> bool {
-    let gone = |value: &Value| matches!(value, Value::Word(word) if GONE.contains(&word.as_ref()));
-    let mut members = record
-        .measurements
-        .iter()
-        .filter(|measured| Some(measured.metric.as_ref()) == check.member());
     matches!(record.ending, Ending::Failed { .. } | Ending::Killed { .. })
-        && !members.any(|member| gone(&member.value))
+        && members_in(check, record, GONE).next().is_none()
+        && !has_broken(check, record)
 }
 
 /// What happened, if the group did not come to its end.

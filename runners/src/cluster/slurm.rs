@@ -2,6 +2,7 @@
 //!
 //! All through Slurm's own commands, whose output formats are asked for by name so that they hold from release to release.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dhc_checks::check::chain;
@@ -144,6 +145,7 @@ pub(super) fn node_list(host: &Host, job: Job) -> Result<String, SlurmError> {
 
 fn sort(states: &str) -> Result<Nodes, SlurmError> {
     let mut nodes = Nodes::default();
+    let mut known: BTreeSet<&str> = BTreeSet::new();
     for line in states.lines().take(NODES_MAX) {
         let mut words = line.split_whitespace();
         let (Some(name), Some(state)) = (words.next(), words.next()) else {
@@ -153,8 +155,7 @@ fn sort(states: &str) -> Result<Nodes, SlurmError> {
             return Err(SlurmError::Name(name.chars().take(100).collect()));
         }
         // A node in several partitions is listed for each.
-        let known = |list: &[String]| list.iter().any(|known| known == name);
-        if known(&nodes.up) || nodes.down.iter().any(|(known, _)| known == name) {
+        if !known.insert(name) {
             continue;
         }
         // `*`: not responding.

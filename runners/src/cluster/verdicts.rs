@@ -92,8 +92,6 @@ pub struct Known<'a> {
     pub answers: &'a Answers,
     /// Those that entered collectives, in the order of the findings.
     pub answered: &'a [String],
-    /// The instance levels of nodes, where they ran.
-    pub instance: &'a BTreeMap<String, NodeLevel>,
     /// What each collective's search found.
     pub findings: &'a [(&'static str, Finding)],
     /// Whether there was nobody to be compared with.
@@ -103,8 +101,13 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// A report for each node, judged by `chosen`; the node's own checks were judged by its own table.
-    pub fn nodes(&self, chosen: &Chosen) -> Vec<NodeReport> {
+    /// A report for each node, judged by `chosen`; the node's own checks, in `instance` where they ran, were judged by its own
+    /// table.
+    pub fn nodes(
+        &self,
+        mut instance: BTreeMap<String, NodeLevel>,
+        chosen: &Chosen,
+    ) -> Vec<NodeReport> {
         let table = &chosen.table;
         let judged = |record: Record| {
             let metrics = tables::metrics_of(&record.check);
@@ -124,9 +127,14 @@ impl Known<'_> {
                 .iter()
                 .find_map(|device| device.identity.get("boot_id").cloned());
             let mut checks = vec![judged(answer)];
-            let level = self.instance.get(name);
-            checks.extend(level.iter().flat_map(|level| level.checks.iter().cloned()));
-            if let Some(why) = level.and_then(NodeLevel::keeps_out) {
+            let mut level = instance.remove(name);
+            let keeps_out = level.as_ref().and_then(NodeLevel::keeps_out);
+            // Of thousands of nodes there is no room for two copies.
+            let own_checks = level
+                .as_mut()
+                .map(|level| std::mem::take(&mut level.checks));
+            checks.extend(own_checks.into_iter().flatten());
+            if let Some(why) = keeps_out {
                 let reason = format!("kept out of collectives: {why}");
                 checks.push(judged(Record::new(
                     cluster_node::SPEC.name,
@@ -140,15 +148,16 @@ impl Known<'_> {
                     .collect();
                 checks.push(judged(part_in_groups(name, &found, self)));
             }
-            let own = level
-                .map(|level| level.identity.clone())
-                .unwrap_or_default();
+            let judged_by = level
+                .as_ref()
+                .and_then(|level| level.judged_by(&chosen.judged_by));
+            let own = level.map(|level| level.identity).unwrap_or_default();
             let identity = Identity {
                 boot_id: own.boot_id.or(boot_id),
                 ..own
             };
             NodeReport {
-                judged_by: level.and_then(|level| level.judged_by(&chosen.judged_by)),
+                judged_by,
                 ..NodeReport::new(name.clone(), identity, checks)
             }
         });
@@ -199,6 +208,12 @@ fn part_in_groups(name: &str, found: &[(&str, &NodeFinding)], known: &Known<'_>)
         Verdict::Unresponsive => record
             .measurements
             .push(state("unresponsive", "cluster.node.unresponsive")),
+        Verdict::Hanging => record
+            .measurements
+            .push(state("hanging", located::fault_of(gravest))),
+        Verdict::Breaking => record
+            .measurements
+            .push(state("breaking", located::fault_of(gravest))),
         Verdict::Corrupting => record
             .measurements
             .push(state("corrupting", located::fault_of(gravest))),
@@ -236,6 +251,8 @@ fn cards_of(found: &NodeFinding, known: &Known<'_>, record: &mut Record) {
         let word = match (bad.contains(&rail), found.verdict) {
             (false, _) => "good",
             (true, Verdict::Corrupting) => "corrupting",
+            (true, Verdict::Hanging) => "hanging",
+            (true, Verdict::Breaking) => "breaking",
             (true, _) => "slow",
         };
         let subject = Subject::new(Kind::Nic, card);
@@ -262,7 +279,7 @@ pub(super) fn group_report(
 ) -> GroupReport {
     let (outcome, named) = match &judged.outcome {
         Outcome::Passed => ("passed", Vec::new()),
-        Outcome::Failed => ("failed", Vec::new()),
+        Outcome::Failed | Outcome::Hung | Outcome::Broken => ("failed", Vec::new()),
         Outcome::Corrupted => ("corrupted", Vec::new()),
         Outcome::Unknown => ("unknown", Vec::new()),
         Outcome::Named(nodes) => (

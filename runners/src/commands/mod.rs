@@ -29,7 +29,11 @@ pub(crate) fn print(text: &str) -> Result<Exit, Failure> {
 
 /// Prints text for programs as it is; a reader that has gone away is no error of ours.
 pub(crate) fn print_document(text: &str) -> Result<Exit, Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<Exit, Failure> {
+    match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::Pass),
     }
@@ -37,7 +41,10 @@ pub(crate) fn print_document(text: &str) -> Result<Exit, Failure> {
 
 fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failure> {
     match format {
-        Format::Json => print_document(&(String::from_utf8_lossy(document).into_owned() + "\n")),
+        Format::Json => {
+            print_bytes(document)?;
+            print_bytes(b"\n")
+        }
         Format::Table => print(&render::report(report, paper())),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::belief::Belief;
-use super::{Conclusion, Group, Leaf, Node, Outcome, Purpose, Rates, Tally};
+use super::{Conclusion, Group, Leaf, Node, Outcome, Purpose, Rates, Tally, Verdict};
 
 /// Above this probability a node is open: it has to be looked at again.
 pub(super) const OPEN: f64 = 1e-3;
@@ -36,6 +36,9 @@ const ALIKE_FOR_ONE_GOOD: usize = 5;
 pub(super) struct Known {
     pub(super) passed: u32,
     pub(super) failed: u32,
+    /// Those of the failed ones that got stuck, ended in an error, or came to wrong results; the rest was slow.
+    hung: u32,
+    broken: u32,
     corrupted: u32,
     /// Groups that named it, and whether it passed one after that.
     pub(super) named: u32,
@@ -56,7 +59,22 @@ impl Known {
 
     /// Whether what it is accused of is wrong results.
     pub(super) fn is_wrong(&self) -> bool {
-        self.corrupted * 2 > self.failed
+        self.accusation() == Verdict::Corrupting
+    }
+
+    /// What it is accused of if it is proven to be faulty: what most of its failed groups show.
+    pub(super) fn accusation(&self) -> Verdict {
+        if self.corrupted * 2 > self.failed {
+            return Verdict::Corrupting;
+        }
+        if (self.hung + self.broken) * 2 <= self.failed {
+            return Verdict::Faulty;
+        }
+        if self.hung >= self.broken {
+            Verdict::Hanging
+        } else {
+            Verdict::Breaking
+        }
     }
 }
 
@@ -120,8 +138,9 @@ impl Evidence {
                 }
             }
             Outcome::Passed => self.passed(group),
-            Outcome::Failed => self.failed(group, false),
-            Outcome::Corrupted => self.failed(group, true),
+            Outcome::Failed | Outcome::Hung | Outcome::Broken | Outcome::Corrupted => {
+                self.failed(group, outcome);
+            }
         }
     }
 
@@ -148,11 +167,13 @@ impl Evidence {
         }
     }
 
-    fn failed(&mut self, group: &Group, corrupted: bool) {
+    fn failed(&mut self, group: &Group, outcome: &Outcome) {
         for node in &group.nodes {
             let known = &mut self.nodes[*node];
             known.failed += 1;
-            known.corrupted += u32::from(corrupted);
+            known.hung += u32::from(*outcome == Outcome::Hung);
+            known.broken += u32::from(*outcome == Outcome::Broken);
+            known.corrupted += u32::from(*outcome == Outcome::Corrupted);
             known.worked_since = true;
         }
         if group.purpose == Purpose::Path {

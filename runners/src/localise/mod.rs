@@ -173,8 +173,12 @@ impl Group {
 pub enum Outcome {
     /// As fast as it should be, and right.
     Passed,
-    /// Too slow, or stuck without anybody to name.
+    /// Too slow.
     Failed,
+    /// Stuck, without anybody to name.
+    Hung,
+    /// Ended by an error of the collective itself, whoever was the reason.
+    Broken,
     /// Wrong results.
     Corrupted,
     /// It did not come to its end, and these nodes were seen to be the reason: dead, silent, or never there. Says nothing
@@ -189,7 +193,7 @@ impl Outcome {
     fn failed(&self) -> Option<bool> {
         match self {
             Outcome::Passed => Some(false),
-            Outcome::Failed | Outcome::Corrupted => Some(true),
+            Outcome::Failed | Outcome::Hung | Outcome::Broken | Outcome::Corrupted => Some(true),
             Outcome::Named(_) | Outcome::Unknown => None,
         }
     }
@@ -217,6 +221,10 @@ pub enum Verdict {
     Undecided,
     /// It was named in two groups, and worked in none after the first.
     Unresponsive,
+    /// Groups with it get stuck, and come to their end without it.
+    Hanging,
+    /// Groups with it end in errors, and come to their end without it.
+    Breaking,
     /// Results are wrong with it and right without it.
     Corrupting,
     /// Groups with it are slow, and fast without it.
@@ -227,7 +235,11 @@ impl Verdict {
     /// Whether it accuses the node.
     pub const fn is_against(self) -> bool {
         match self {
-            Verdict::Unresponsive | Verdict::Corrupting | Verdict::Faulty => true,
+            Verdict::Unresponsive
+            | Verdict::Hanging
+            | Verdict::Breaking
+            | Verdict::Corrupting
+            | Verdict::Faulty => true,
             Verdict::Healthy | Verdict::Interrupted | Verdict::Suspect | Verdict::Undecided => {
                 false
             }

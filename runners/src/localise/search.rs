@@ -377,10 +377,8 @@ impl Search {
             || conclusion == Conclusion::NotKnown && !evidence.is_proven(node)
         {
             Verdict::Undecided
-        } else if evidence.is_proven(node) && known.is_wrong() {
-            Verdict::Corrupting
         } else if evidence.is_proven(node) {
-            Verdict::Faulty
+            known.accusation()
         } else if known.is_to_be_tried() {
             Verdict::Undecided
         } else if probability > 0.5 {
