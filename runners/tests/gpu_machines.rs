@@ -4,7 +4,7 @@ mod common;
 
 use common::{Dhc, Outcome};
 use dhc_fixtures::FakeNode;
-use dhc_thresholds::{Ending, Status};
+use dhc_thresholds::{Action, Ending, Status};
 
 const CHECKS: [&str; 3] = ["gpu-count", "nvlink", "gpu-memory"];
 
@@ -215,6 +215,24 @@ fn memory_faults_ask_for_what_clears_them() {
         ],
     );
     assert_complaints("p5.48xlarge-ecc-off", &["warn gpu-memory gpu.mode gpu2"]);
+}
+
+#[test]
+fn a_warning_never_tells_anybody_to_drain_or_replace() {
+    let dhc = Dhc::on(FakeNode::of("p5.48xlarge-ecc-old"));
+    let outcome = dhc.check("gpu-memory");
+    assert_eq!(outcome.verdict(), (Status::Warn, Action::Investigate));
+    let [fault] = outcome.report.nodes[0].faults.as_slice() else {
+        panic!("{:?}", outcome.report.nodes[0].faults);
+    };
+    assert_eq!(
+        fault.advice,
+        "nothing to do to the node yet; run gpu-memory again and watch whether gpu.ecc.aggregate_uncorrected of gpu2 gets worse"
+    );
+    let printed = dhc.command("run", &["--check", "gpu-memory"]).output();
+    let printed = String::from_utf8(printed.unwrap().stdout).unwrap();
+    assert!(printed.contains(&fault.advice), "{printed}");
+    assert!(!printed.contains("drain"), "{printed}");
 }
 
 #[test]

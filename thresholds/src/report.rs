@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterReport;
-use crate::fault::{Action, Faults};
+use crate::fault::{Action, Fault, Faults};
 use crate::fleet::FleetReport;
 use crate::judge::{Finding, Status, Verdict, judge};
 use crate::measurement::{Device, Ending, Metric, Record};
@@ -152,7 +152,7 @@ pub struct FaultReport {
     pub action: Action,
     /// The line of the action table that says so.
     pub rule: u8,
-    /// What a person should do.
+    /// What a person should do; of a warning never more than to look.
     pub advice: String,
     /// The check that found it.
     pub check: String,
@@ -399,7 +399,7 @@ fn check_faults(check: &CheckReport, devices: &[Device]) -> Vec<FaultReport> {
             class: class.clone(),
             action: finding.action,
             rule: fault.map_or(2, |fault| fault.rule),
-            advice: fault.map_or_else(String::new, |fault| fault.advice.clone()),
+            advice: fault.map_or_else(String::new, |fault| advice(fault, finding, &check.check)),
             check: check.check.clone(),
             finding: finding.clone(),
             device: device
@@ -409,4 +409,15 @@ fn check_faults(check: &CheckReport, devices: &[Device]) -> Vec<FaultReport> {
         });
     }
     reports
+}
+
+/// What a person should do about a finding. What a class asks for beyond a look is for those that failed.
+fn advice(fault: &Fault, finding: &Finding, check: &str) -> String {
+    if finding.status == Status::Fail || fault.action <= Action::Investigate {
+        return fault.advice.clone();
+    }
+    format!(
+        "nothing to do to the node yet; run {check} again and watch whether {} of {} gets worse",
+        finding.metric, finding.subject
+    )
 }
