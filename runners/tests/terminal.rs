@@ -91,6 +91,25 @@ fn a_pipe_gets_neither_colours_nor_progress() {
 }
 
 #[test]
+fn what_a_tool_says_hides_nothing_by_its_colours() {
+    // SGR 8 conceals, 30 and 40 are black on black: the verdict below would not be seen.
+    let says = "broken\x1b[8m\x1b[30;40m";
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge().tool("nccom-test").prints(says, 1));
+    let command = || dhc.command("run", &["--check", "nccom-local"]);
+    let seen = on_a_terminal(&command());
+    assert!(seen.contains("\\u{1b}[8m"), "{seen:?}");
+    assert!(
+        !seen.contains("\x1b[8m") && !seen.contains("\x1b[30;40m"),
+        "{seen:?}"
+    );
+    let piped = String::from_utf8(command().output().unwrap().stdout).unwrap();
+    assert!(
+        piped.contains("\\u{1b}[8m") && !piped.contains('\x1b'),
+        "{piped:?}"
+    );
+}
+
+#[test]
 fn json_is_alone_on_standard_output_even_on_a_terminal() {
     let dhc = slow();
     let command = dhc.command("run", &["--check", "nccom-local", "--format", "json"]);

@@ -10,8 +10,8 @@ pub mod tables;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
 
-use printable::one_line;
 pub use printable::printable;
+use printable::{one_line, printable_report};
 
 /// How many findings of one check are spelled out; the result holds them all.
 const FINDINGS_MAX: usize = 8;
@@ -29,8 +29,9 @@ pub enum Paper {
     Plain,
 }
 
-/// The whole report.
+/// The whole report. What tools and hosts said is made printable first, so that the colours are dhc's alone.
 pub fn report(report: &Report, paper: Paper) -> String {
+    let report = &printable_report(report);
     let mut text = String::new();
     if let Some(cluster) = &report.cluster {
         text.push_str(&cluster::text(report, cluster, paper));

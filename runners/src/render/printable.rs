@@ -1,18 +1,14 @@
 //! Text that is safe to print: what tools and hosts said must not steer a terminal.
 
-/// The same text with every character that steers a terminal spelled out, all but line breaks and colours. (Colours alone
-/// cannot hide or forge anything; everything else that begins with ESC can.)
+use dhc_thresholds::Report;
+use serde_json::Value;
+
+/// The same text with every character that steers a terminal spelled out, all but line breaks. Colours are no exception: what
+/// is written black on black is hidden. So text has to come here before dhc colours it.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        if c == '\u{1b}'
-            && let Some(colour) = colour(rest.as_str())
-        {
-            safe.push(c);
-            safe.push_str(colour);
-            rest = rest.as_str()[colour.len()..].chars();
-        } else if steers(c) {
+    for c in text.chars() {
+        if steers(c) {
             safe.extend(c.escape_default());
         } else {
             safe.push(c);
@@ -26,11 +22,25 @@ pub(super) fn one_line(text: &str) -> String {
     text.trim_end().replace('\n', "\\n")
 }
 
-/// The rest of a sequence that chooses colours (ECMA-48, SGR), if the text begins with one.
-fn colour(text: &str) -> Option<&str> {
-    let numbers = text.strip_prefix('[')?;
-    let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-    numbers[end..].starts_with('m').then(|| &text[..end + 2])
+/// The same report with nothing in it that steers a terminal, whatever field it stands in.
+pub(super) fn printable_report(report: &Report) -> Report {
+    let mut document = serde_json::to_value(report).expect("a report is a JSON document");
+    clean(&mut document);
+    serde_json::from_value(document).expect("no word of a report's own form steers a terminal")
+}
+
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(clean),
+        Value::Object(fields) => {
+            for (name, mut value) in std::mem::take(fields) {
+                clean(&mut value);
+                fields.insert(printable(&name), value);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Control characters, and those that turn the direction of writing round (Unicode, UAX #9).
@@ -43,12 +53,13 @@ mod tests {
     use super::{one_line, printable};
 
     #[test]
-    fn colours_and_lines_stay_and_nothing_else_that_steers() {
-        let ours = "a \u{1b}[38;5;9mFAIL\u{1b}[0m\nnaïve – 漢\n";
-        assert_eq!(printable(ours), ours);
+    fn lines_stay_and_nothing_that_steers() {
+        let plain = "naïve – 漢\n";
+        assert_eq!(printable(plain), plain);
+        assert_eq!(printable("\u{1b}[8mhidden"), "\\u{1b}[8mhidden");
         assert_eq!(
-            printable("\u{1b}[2J\u{1b}]0;title\u{7}\r\u{9b}1A\u{202e}x\u{1b}[1;m\u{1b}["),
-            "\\u{1b}[2J\\u{1b}]0;title\\u{7}\\r\\u{9b}1A\\u{202e}x\u{1b}[1;m\\u{1b}["
+            printable("\u{1b}[2J\u{1b}]0;title\u{7}\r\u{9b}1A\u{202e}x"),
+            "\\u{1b}[2J\\u{1b}]0;title\\u{7}\\r\\u{9b}1A\\u{202e}x"
         );
     }
 
