@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use dhc_thresholds::{Ending, Identity, JudgedBy, NodeReport, Record, Report, Run};
 use serde::{Deserialize, Serialize};
 
+use crate::tables::Chosen;
+
 /// What `schema` says in the first line.
 const JOURNAL_SCHEMA: &str = "dhc.journal/1";
 
@@ -21,6 +23,9 @@ pub struct Header {
     /// By what it was to be judged; journals of before this was kept do not say.
     #[serde(default)]
     pub judged_by: Option<JudgedBy>,
+    /// The text of the user's table that it was to be judged by; the file may be another by the time that this is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// The node's name.
     pub name: String,
     /// What else the node is called.
@@ -43,13 +48,16 @@ impl Journal {
     pub fn begin(
         file: File,
         run: &Run,
-        judged_by: &JudgedBy,
+        chosen: &Chosen,
         name: &str,
         identity: &Identity,
         planned: Vec<String>,
     ) -> io::Result<Journal> {
         let mut journal = Journal { file };
-        journal.line(&Header::new(run, judged_by, name, identity, planned))?;
+        journal.line(&Header {
+            table: chosen.text.clone(),
+            ..Header::new(run, &chosen.judged_by, name, identity, planned)
+        })?;
         Ok(journal)
     }
 
@@ -79,6 +87,7 @@ impl Header {
             schema: JOURNAL_SCHEMA.to_owned(),
             run: run.clone(),
             judged_by: Some(judged_by.clone()),
+            table: None,
             name: name.to_owned(),
             identity: identity.clone(),
             planned,

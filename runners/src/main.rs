@@ -22,7 +22,7 @@ use dhc_runners::store::{self, StoreError};
 use dhc_runners::{Exit, explain, tables};
 use dhc_thresholds::{Report, TableFile, diff};
 
-use commands::{Failure, print, print_document, stored};
+use commands::{Failure, measured, print, print_document, stored};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -77,7 +77,7 @@ fn act(command: Command) -> Result<Exit, Failure> {
             format,
             machine,
         } => {
-            let stored = stored(&result)?;
+            let (stored, _) = measured(&result)?;
             if current {
                 commands::judge::refuse_stale(&stored, &machine)?;
             }

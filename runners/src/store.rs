@@ -40,6 +40,11 @@ const FOR_ALL: u32 = 0o644;
 /// The largest file of a run that is read back.
 const READ_MAX: u64 = 256 << 20;
 
+/// The largest file of the user's own (a threshold table, a topology) that is read, and how long it may take to answer: it may
+/// lie on a network file system that is dead.
+const USERS_MAX: u64 = 4 << 20;
+const USERS_LIMIT: Duration = Duration::from_secs(10);
+
 /// Why a result cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -388,25 +393,49 @@ fn folder_of(path: &Path) -> &Path {
 /// # Errors
 /// When it cannot be read or is larger than any result.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_regular(path, OFlags::NOFOLLOW, READ_MAX)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "larger than any result of dhc"))
+}
+
+/// Reads the text of a file that a user named, or of what a link that the user named leads to.
+///
+/// # Errors
+/// When it cannot be read, is no regular file (a pipe may never end), does not answer in time, or is too large.
+pub fn read_users_text(path: &Path) -> io::Result<String> {
+    let (answer, heard) = std::sync::mpsc::channel();
+    let named = path.to_owned();
+    // A thread that does not come back is left behind; nobody can wake it.
+    std::thread::spawn(move || {
+        drop(answer.send(read_regular(&named, OFlags::empty(), USERS_MAX)));
+    });
+    let content = heard.recv_timeout(USERS_LIMIT).map_err(|_| {
+        let limit = USERS_LIMIT.as_secs();
+        let what = format!("it did not answer within {limit} s; its file system may be dead");
+        io::Error::new(io::ErrorKind::TimedOut, what)
+    })??;
+    let content = content.ok_or_else(|| {
+        let what = format!("it is larger than {} MiB", USERS_MAX >> 20);
+        io::Error::new(io::ErrorKind::FileTooLarge, what)
+    })?;
+    String::from_utf8(content)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+}
+
+/// The content of a regular file; none if it is larger than `max`.
+fn read_regular(path: &Path, flags: OFlags, max: u64) -> io::Result<Option<Vec<u8>>> {
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .custom_flags((flags | OFlags::NONBLOCK).bits().cast_signed())
         .open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "not a regular file",
+            "it is not a regular file",
         ));
     }
     let mut content = Vec::new();
-    file.take(READ_MAX + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > READ_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "larger than any result of dhc",
-        ));
-    }
-    Ok(content)
+    file.take(max + 1).read_to_end(&mut content)?;
+    Ok((content.len() as u64 <= max).then_some(content))
 }
 
 /// Writes a file under another name, makes it durable, and only then gives it its own name.

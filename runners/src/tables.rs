@@ -6,6 +6,8 @@ use dhc_checks::catalog;
 use dhc_thresholds::{Faults, JudgedBy, Metric, Table, TableErrors, built_in};
 use sha2::{Digest, Sha256};
 
+use crate::store;
+
 /// A table and where it came from.
 #[derive(Clone, Debug)]
 pub struct Chosen {
@@ -13,6 +15,8 @@ pub struct Chosen {
     pub table: Table,
     /// By what a report says it was judged.
     pub judged_by: JudgedBy,
+    /// The text of the user's file; none of a built-in table.
+    pub text: Option<String>,
 }
 
 /// Why no table could be chosen.
@@ -83,16 +87,12 @@ pub fn built_in_table(name: &str) -> Result<Chosen, TablesError> {
 ///
 /// # Errors
 /// When it cannot be read or has mistakes.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the user's own file, named on the command line, is not the host's"
-)]
 pub fn file(path: &Path) -> Result<Chosen, TablesError> {
     let unreadable = |error| TablesError::Unreadable {
         path: path.to_owned(),
         error,
     };
-    self::text(path, &std::fs::read_to_string(path).map_err(unreadable)?)
+    self::text(path, &store::read_users_text(path).map_err(unreadable)?)
 }
 
 /// The table that the text of the user's file at `path` holds.
@@ -104,7 +104,10 @@ pub fn text(path: &Path, text: &str) -> Result<Chosen, TablesError> {
     let origin = path.display().to_string();
     let base = |name: &str| built_in::find(name, &metrics);
     let table = Table::parse(text, &origin, &metrics, &base).map_err(TablesError::Mistakes)?;
-    Ok(chosen(table, &origin, text))
+    Ok(Chosen {
+        text: Some(text.to_owned()),
+        ..chosen(table, &origin, text)
+    })
 }
 
 /// The table that a user names: a file if there is one of this name, else a built-in table.
@@ -150,7 +153,11 @@ fn chosen(table: Table, origin: &str, text: &str) -> Chosen {
         sha256: hex(&Sha256::digest(text.as_bytes())),
         faults: Faults::built_in().version.clone(),
     };
-    Chosen { table, judged_by }
+    Chosen {
+        table,
+        judged_by,
+        text: None,
+    }
 }
 
 /// The text of a built-in table together with the generic one that it extends, so that their digest names both.

@@ -936,6 +936,98 @@ fn a_run_that_was_judged_by_a_file_is_not_judged_by_another_table_unasked() {
 }
 
 #[test]
+fn a_killed_run_is_judged_by_the_table_of_the_run_or_not_at_all() {
+    // The machine has 16 devices: it passes by the built-in table and fails by the file.
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let file = dhc.state.path().join("strict.toml");
+    let text = "schema = \"dhc.thresholds/1\"\ninstance_type = \"mine\"\n[[hardware]]\nkind = \"neuron_device\"\ncount = 17\nsource = \"t\"\n[[hardware]]\nkind = \"neuron_core\"\ncount = 32\nsource = \"t\"\n";
+    std::fs::write(&file, text).unwrap();
+    let table = file.to_str().unwrap();
+    let ran = dhc.run(&["--check", "neuron-count", "--thresholds", table]);
+    assert_eq!(ran.exit, 2);
+    let run = dhc.runs()[0].clone();
+    // What is left of a run that was killed; and the file is another by now.
+    std::fs::remove_file(run.join("result.json")).unwrap();
+    std::fs::write(&file, text.replace("17", "16")).unwrap();
+    let export = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        command.args(["export", "ctrf"]).arg(&run).output().unwrap()
+    };
+    let exported = String::from_utf8(export().stdout).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&exported).unwrap();
+    assert_eq!(document["results"]["summary"]["failed"], 1, "{exported}");
+    assert!(exported.contains(&ran.report.judged_by.sha256));
+    // Journals of before the table was kept do not hold it.
+    let journal = run.join("journal.jsonl");
+    let (header, rest) = {
+        let text = std::fs::read_to_string(&journal).unwrap();
+        let (header, rest) = text.split_once('\n').unwrap();
+        (header.to_owned(), rest.to_owned())
+    };
+    let mut header: serde_json::Value = serde_json::from_str(&header).unwrap();
+    assert!(header.as_object_mut().unwrap().remove("table").is_some());
+    std::fs::write(&journal, format!("{header}\n{rest}")).unwrap();
+    for args in [["export", "ctrf"].as_slice(), &["recover", "plan"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        command.args(args).arg(&run);
+        if args[0] == "recover" {
+            command.arg("--state").arg(dhc.state());
+        }
+        let output = command.output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(4), 0));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains(table) && said.contains("--thresholds"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_threshold_file_that_never_ends_or_never_answers_is_refused() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let pipe = dhc.state.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let large = dhc.state.path().join("large.toml");
+    let file = std::fs::File::create(&large).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    let large = large.to_str().unwrap();
+    for (file, why) in [
+        (pipe, "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        (large, "larger than 4 MiB"),
+    ] {
+        let run = dhc.command("run", &["--thresholds", file]).output();
+        let mut validate = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        let validated = validate.args(["thresholds", "validate", file]).output();
+        for output in [run.unwrap(), validated.unwrap()] {
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(4), "{said}");
+            assert!(said.contains(file) && said.contains(why), "{said}");
+        }
+    }
+    // A link is followed: tables of Kubernetes' ConfigMaps are links.
+    let table = dhc.state.path().join("table.toml");
+    std::fs::write(
+        &table,
+        "schema = \"dhc.thresholds/1\"\ninstance_type = \"x\"\n",
+    )
+    .unwrap();
+    let link = dhc.state.path().join("link.toml");
+    std::os::unix::fs::symlink(&table, &link).unwrap();
+    let mut validate = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    let output = validate.args(["thresholds", "validate"]).arg(link).output();
+    assert!(output.unwrap().status.success());
+}
+
+#[test]
 fn what_a_tool_says_cannot_steer_the_terminal() {
     let says = "\u{1b}]0;owned\u{7}\u{1b}[2J\rPASS\u{202e}";
     let node = FakeNode::trn1_32xlarge().tool("nccom-test").prints(says, 1);

@@ -14,6 +14,7 @@ use super::reservation::Reservation;
 use super::slurm::{self, Job, SlurmError, Wanted};
 use super::topology::{Topology, TopologyError};
 use crate::cli::{ClusterArgs, Launcher};
+use crate::store;
 
 /// Ranks on one machine that has no other node to talk to.
 const LOCAL_RANKS: &str = "2";
@@ -254,15 +255,11 @@ fn cards(args: &ClusterArgs) -> Result<Vec<Card>, GatherError> {
     Ok(cards)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the user's own file, named on the command line, is not the host's"
-)]
 fn topology_of_file(args: &ClusterArgs) -> Result<Option<Topology>, GatherError> {
     let Some(path) = &args.topology else {
         return Ok(None);
     };
-    let text = std::fs::read_to_string(path).map_err(|error| GatherError::NoTopology {
+    let text = store::read_users_text(path).map_err(|error| GatherError::NoTopology {
         path: path.clone(),
         error,
     })?;

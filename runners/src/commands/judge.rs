@@ -8,7 +8,7 @@ use dhc_runners::machine::Machine;
 use dhc_runners::{Exit, fleet, tables};
 use dhc_thresholds::Report;
 
-use super::{Failure, environment, host, show, stored};
+use super::{Failure, environment, host, measured, show};
 
 pub(crate) fn judge(
     stored: &Report,
@@ -45,7 +45,7 @@ pub(crate) fn compare(
 ) -> Result<Exit, Failure> {
     let mut results = Vec::new();
     for path in paths {
-        let stored = stored(path)?;
+        let (stored, _) = measured(path)?;
         if stored.cluster.is_some() {
             return Err(format!(
                 "`{}` is of the cluster level, whose groups were compared when they were measured; compare results of the \

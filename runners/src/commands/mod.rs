@@ -17,7 +17,7 @@ use dhc_runners::cli::{Format, MachineArgs};
 use dhc_runners::render::{self, Paper};
 use dhc_runners::store;
 use dhc_runners::{Exit, journal, tables};
-use dhc_thresholds::{CheckReport, NodeReport, Report};
+use dhc_thresholds::{CheckReport, JudgedBy, NodeReport, Report};
 
 /// Whatever went wrong, told on one line before dhc ends.
 pub(crate) type Failure = Box<dyn std::error::Error>;
@@ -27,7 +27,7 @@ pub(crate) fn print(text: &str) -> Result<Exit, Failure> {
     print_document(&render::printable(text))
 }
 
-/// Prints text for programs as it is; a reader that has gone away is no error of ours.
+/// Prints text for programs, or text that is printable already, as it is; a reader that has gone away is no error of ours.
 pub(crate) fn print_document(text: &str) -> Result<Exit, Failure> {
     print_bytes(text.as_bytes())
 }
@@ -45,7 +45,7 @@ fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failur
             print_bytes(document)?;
             print_bytes(b"\n")
         }
-        Format::Table => print(&render::report(report, paper())),
+        Format::Table => print_document(&render::report(report, paper())),
     }
 }
 
@@ -57,9 +57,28 @@ fn paper() -> Paper {
     }
 }
 
-/// The result in a file or the folder of a run; where the run was killed, what its journal holds, judged by the instance
-/// type's own table and under the name of the run's.
+/// The result in a file or the folder of a run; where the run was killed, what its journal holds, judged by the table that the
+/// run was to be judged by.
 pub(crate) fn stored(path: &Path) -> Result<Report, Failure> {
+    match measured(path)? {
+        (report, true) => Ok(report),
+        (report, false) => {
+            let judged_by = &report.judged_by;
+            Err(format!(
+                "the run in `{}` was stopped, and the file `{}` that was to judge it (SHA-256 {}) is not kept with it; judge \
+                 it with `dhc judge --thresholds FILE`, or with --built-in, and go on with that result",
+                path.display(),
+                judged_by.origin,
+                judged_by.sha256
+            )
+            .into())
+        }
+    }
+}
+
+/// What a file or the folder of a run holds, and whether it is judged by the table that it names. That is not so where a
+/// journal names a user's file without its text; what is to be judged again anyway can do without.
+pub(crate) fn measured(path: &Path) -> Result<(Report, bool), Failure> {
     let path = if path.is_dir() {
         let result = path.join(store::RESULT);
         if result.exists() {
@@ -74,17 +93,28 @@ pub(crate) fn stored(path: &Path) -> Result<Report, Failure> {
         .map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
     match journal::read(&text) {
         Ok((header, records)) => {
-            let chosen = tables::choose(None, None, header.identity.instance_type.as_deref())?;
+            let named = header.judged_by;
+            let is_users = |by: &&JudgedBy| by.origin != tables::BUILT_IN;
+            let chosen = match (named.as_ref().filter(is_users), &header.table) {
+                (Some(named), Some(text)) => tables::text(Path::new(&named.origin), text)?,
+                _ => tables::choose(None, None, header.identity.instance_type.as_deref())?,
+            };
             let checks = records.into_iter().map(|record| {
                 let metrics = tables::metrics_of(&record.check);
                 CheckReport::new(record, &metrics, &chosen.table)
             });
             let node = NodeReport::new(header.name, header.identity, checks.collect());
-            let judged_by = header.judged_by.unwrap_or(chosen.judged_by);
-            Ok(Report::new(header.run, judged_by, vec![node]))
+            let lost = named.filter(|by| is_users(&by) && chosen.text.is_none());
+            let is_as_named = lost.is_none();
+            let judged_by = lost.unwrap_or(chosen.judged_by);
+            let report = Report::new(header.run, judged_by, vec![node]);
+            Ok((report, is_as_named))
         }
-        Err(journal::NotAJournal) => Ok(Report::parse(&text)
-            .map_err(|error| format!("cannot read `{}`: {}", path.display(), chain(&error)))?),
+        Err(journal::NotAJournal) => {
+            let report = Report::parse(&text)
+                .map_err(|error| format!("cannot read `{}`: {}", path.display(), chain(&error)))?;
+            Ok((report, true))
+        }
     }
 }
 

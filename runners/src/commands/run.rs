@@ -141,8 +141,7 @@ impl Keeper {
         let folder = self.store.run(&self.run.id)?;
         let file = folder.create(store::JOURNAL)?;
         let (name, identity) = (&self.machine.name, &self.machine.identity);
-        let judged_by = &self.chosen.judged_by;
-        let journal = Journal::begin(file, &self.run, judged_by, name, identity, planned)?;
+        let journal = Journal::begin(file, &self.run, &self.chosen, name, identity, planned)?;
         Ok((folder, journal))
     }
 
@@ -392,9 +391,8 @@ fn nodes_alone(
     if let Some(instance_type) = &args.instance_type {
         add("--instance-type", instance_type.into());
     }
-    if let Some(path) = &args.thresholds {
+    if let (Some(path), Some(text)) = (&args.thresholds, &keeper.chosen.text) {
         // The nodes need not reach the file.
-        let text = std::fs::read_to_string(path)?;
         if text.len() > CARRIED_MAX {
             let (path, most) = (path.display(), CARRIED_MAX >> 10);
             return Err(format!(
