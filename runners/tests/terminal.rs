@@ -91,22 +91,26 @@ fn a_pipe_gets_neither_colours_nor_progress() {
 }
 
 #[test]
-fn what_a_tool_says_hides_nothing_by_its_colours() {
-    // SGR 8 conceals, 30 and 40 are black on black: the verdict below would not be seen.
-    let says = "broken\x1b[8m\x1b[30;40m";
-    let dhc = Dhc::on(FakeNode::trn1_32xlarge().tool("nccom-test").prints(says, 1));
-    let command = || dhc.command("run", &["--check", "nccom-local"]);
-    let seen = on_a_terminal(&command());
+fn what_hosts_and_tools_say_hides_nothing_by_its_colours() {
+    // SGR 8 conceals, 30 and 40 are black on black: the verdict behind the name would not be seen.
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    dhc.check("neuron-count");
+    let result = dhc.runs()[0].join("result.json");
+    let text = std::fs::read_to_string(&result).unwrap();
+    let name = "\"name\": \"ip-10-0-1-7";
+    assert!(text.contains(name));
+    let text = text.replace(name, &format!("{name}\\u001b[8m\\u001b[30;40m"));
+    std::fs::write(&result, text).unwrap();
+    let mut judge = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    judge.arg("judge").arg(&result);
+    let seen = on_a_terminal(&judge);
     assert!(seen.contains("\\u{1b}[8m"), "{seen:?}");
-    assert!(
-        !seen.contains("\x1b[8m") && !seen.contains("\x1b[30;40m"),
-        "{seen:?}"
-    );
-    let piped = String::from_utf8(command().output().unwrap().stdout).unwrap();
-    assert!(
-        piped.contains("\\u{1b}[8m") && !piped.contains('\x1b'),
-        "{piped:?}"
-    );
+    assert!(seen.contains("\x1b[38;5;10m"), "{seen:?}");
+    let steered = ["\x1b[8m", "\x1b[30;40m"].map(|colour| seen.contains(colour));
+    assert_eq!(steered, [false, false], "{seen:?}");
+    let piped = String::from_utf8(judge.output().unwrap().stdout).unwrap();
+    assert!(piped.contains("\\u{1b}[8m"), "{piped:?}");
+    assert!(!piped.contains('\x1b'), "{piped:?}");
 }
 
 #[test]
