@@ -144,6 +144,45 @@ fn a_failed_check_is_one_state_of_a_set() {
 }
 
 #[test]
+fn disks_are_whole_and_of_values_that_would_be_one_sample_the_worst_stands() {
+    let mut report = link_down();
+    let check = report.nodes[0].checks.iter_mut();
+    let check = check
+        .filter(|check| check.check == "gpu-count")
+        .last()
+        .unwrap();
+    let mut finding = check.findings[0].clone();
+    finding.metric = "disk.stress.read".to_owned();
+    finding.unit = dhc_thresholds::Unit::GigabytesPerSecond;
+    for (disk, speed) in [("/data/a", 1.0), ("/data/b", 2.0), ("/data/b", 3.0)] {
+        finding.subject = dhc_thresholds::Subject::new(dhc_thresholds::Kind::Disk, disk);
+        finding.value = Some(speed.into());
+        check.findings.push(finding.clone());
+    }
+    finding.metric = "gpu.stress.clock".to_owned();
+    finding.unit = dhc_thresholds::Unit::Megahertz;
+    finding.value = Some(1980.0.into());
+    check.findings.push(finding);
+    let page = exported("prometheus", &report);
+    accepted_by("promtool", &["check", "metrics"], &page);
+    let mut samples = lines_of(&page, "dhc_check_bandwidth_bytes_per_second{");
+    samples.retain(|sample| sample.contains("disk.stress.read"));
+    let [a, b] = samples.as_slice() else {
+        panic!("{page}");
+    };
+    assert!(
+        a.ends_with(r#"device="/data/a",subject="/data/a"} 1000000000"#),
+        "{a}"
+    );
+    assert!(
+        b.ends_with(r#"device="/data/b",subject="/data/b"} 2000000000"#),
+        "{b}"
+    );
+    let clock = lines_of(&page, "dhc_check_frequency_hertz{");
+    assert!(clock[0].ends_with(" 1980000000"), "{clock:?}");
+}
+
+#[test]
 fn hostile_words_stay_within_their_label() {
     let page = exported("prometheus", &hostile());
     accepted_by("promtool", &["check", "metrics"], &page);

@@ -171,6 +171,68 @@ fn sound_gpus_compute_and_keep_all_and_are_measured() {
 }
 
 #[test]
+fn every_gpu_and_every_pair_has_its_own_figures_in_prometheus() {
+    let gpus = eight_gpus();
+    let page = |name: &str| {
+        let file = gpus.folder.path().join(name);
+        (format!("prometheus={}", file.display()), file)
+    };
+    let (stress_to, stress) = page("stress.prom");
+    let (pairs_to, pairs) = page("pairs.prom");
+    let outcome = gpus.stress(&["--export", &stress_to]);
+    let ways = gpus.pairs(&["--export", &pairs_to]);
+    let [stress, pairs] = [stress, pairs].map(|file| std::fs::read_to_string(file).unwrap());
+    let subjects = |page: &str, family: &str, metric: &str| {
+        let of_metric = format!("metric=\"{metric}\"");
+        let those = page
+            .lines()
+            .filter(|line| line.starts_with(&format!("{family}{{")) && line.contains(&of_metric));
+        let name = |line: &str| {
+            line.split("subject=\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        those.map(name).collect::<std::collections::BTreeSet<_>>()
+    };
+    for (family, metric) in [
+        ("dhc_check_flop_per_second", "gpu.stress.products"),
+        ("dhc_check_power_watts", "gpu.stress.power"),
+        ("dhc_check_temperature_celsius", "gpu.stress.temperature"),
+    ] {
+        assert_eq!(
+            subjects(&stress, family, metric).len(),
+            8,
+            "{family}: {stress}"
+        );
+    }
+    assert!(
+        stress.contains("dhc_check_threshold_flop_per_second{"),
+        "{stress}"
+    );
+    let measured = &outcome.check("gpu-stress").record.measurements;
+    let power = measured.iter().find(|one| one.metric == "gpu.stress.power");
+    let watts = power.unwrap().value.number().unwrap();
+    let sample = format!("device=\"gpu0\",subject=\"gpu0\"}} {watts}");
+    assert!(stress.contains(&sample), "{sample}: {stress}");
+    let of_pairs = subjects(
+        &pairs,
+        "dhc_check_bandwidth_bytes_per_second",
+        "gpu.pairs.bandwidth",
+    );
+    assert!(of_pairs.contains("gpu0/to-gpu3"), "{of_pairs:?}");
+    let record = &ways.check("gpu-pairs").record;
+    let judged = record
+        .measurements
+        .iter()
+        .filter(|one| one.metric == "gpu.pairs.bandwidth");
+    assert_eq!(of_pairs.len(), judged.count());
+}
+
+#[test]
 fn a_gpu_that_computes_a_wrong_product_is_named_and_replaced() {
     let outcome = eight_gpus()
         .with(|libraries| libraries.products(5, "lies"))

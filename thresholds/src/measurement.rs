@@ -79,9 +79,12 @@ impl Subject {
         Subject::new(Kind::Nvlink, format!("gpu{gpu}/link{link}"))
     }
 
-    /// The name of the device that holds this subject: `gpu3` for `gpu3/link6`.
+    /// The name of the device that holds this subject: `gpu3` for `gpu3/link6`. A disk is called by a path and held by nothing.
     pub fn device(&self) -> &str {
-        self.name.split('/').next().unwrap_or(&self.name)
+        match self.kind {
+            Kind::Disk => &self.name,
+            _ => self.name.split('/').next().unwrap_or(&self.name),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Metrics for Prometheus, in the text format that the node exporter's textfile collector reads ("Exposition formats" of
 //! Prometheus' documentation, version 0.0.4).
 //!
-//! Units are base units: seconds, bytes a second, ratios. A status is a set of states, one of which is 1. Labels come from
+//! Units are base units: seconds, bytes a second, hertz, ratios. Where two values would be one sample, the worse one stands. A
+//! status is a set of states, one of which is 1. Labels come from
 //! closed sets and from the hardware; neither run ids nor messages are among them, nor are time stamps on samples, which
 //! the collector refuses. Every sample names the level and its page, so that the pages of a quick and of a long run, and that
 //! of a cluster, can lie side by side, and none takes back what another says.
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use dhc_checks::catalog::cluster_node;
 use dhc_thresholds::{
     Action, At, CheckReport, Ending, Finding, Kind, Measurement, NodeReport, Report, SearchReport,
-    Status, Subject, Unit,
+    Status, Subject, Unit, Value,
 };
 use jiff::Timestamp;
 
@@ -141,10 +142,26 @@ fn of_check(page: &mut Page, owner: &Labels<'_>, check: &CheckReport) {
             page.gauge("dhc_node_fault_probability", about, owner, percent / 100.0);
         }
         busbw(page, &labels, measured);
+        let quantity = Quantity::of(measured.unit);
+        if quantity.is_some_and(|quantity| quantity.is_kept_unjudged()) {
+            let Measurement {
+                metric,
+                subject,
+                value,
+                unit,
+                at,
+                ..
+            } = measured;
+            figure(page, &labels, (metric, subject, at), *unit, value);
+        }
     }
     let mut margins: BTreeMap<&str, f64> = BTreeMap::new();
     for finding in &check.findings {
-        figure(page, &labels, finding);
+        let of = (finding.metric.as_str(), &finding.subject, &finding.at);
+        if let Some(value) = &finding.value {
+            figure(page, &labels, of, finding.unit, value);
+        }
+        bound(page, &labels, finding);
         if let Some(margin) = margin(finding) {
             let least = margins.entry(&finding.metric).or_insert(margin);
             *least = least.min(margin);
@@ -161,13 +178,10 @@ fn of_check(page: &mut Page, owner: &Labels<'_>, check: &CheckReport) {
 
 /// The bus bandwidth of a collective at one message size.
 fn busbw(page: &mut Page, labels: &Labels<'_>, measured: &Measurement) {
-    let (true, Some(bytes), Some((_, value))) = (
+    let (true, Some(bytes), Some((quantity, value))) = (
         measured.metric.ends_with(".busbw"),
         measured.at.bytes,
-        measured
-            .value
-            .number()
-            .and_then(|value| base(measured.unit, value)),
+        base(measured.unit, &measured.value),
     ) else {
         return;
     };
@@ -175,60 +189,78 @@ fn busbw(page: &mut Page, labels: &Labels<'_>, measured: &Measurement) {
     let mut labels = labels.clone();
     labels.push(("message_bytes", &bytes));
     let about = "Bus bandwidth of an all-reduce by message size.";
-    page.gauge(
-        "dhc_allreduce_busbw_bytes_per_second",
-        about,
-        &labels,
-        value,
-    );
+    let name = "dhc_allreduce_busbw_bytes_per_second";
+    page.worst(name, about, &labels, value, quantity.worse());
 }
 
-/// A bandwidth or time that was judged or should have been, and the bound that it was held against.
-fn figure(page: &mut Page, labels: &Labels<'_>, finding: &Finding) {
-    let Some((quantity, value)) = finding
-        .value
-        .as_ref()
-        .and_then(|value| base(finding.unit, value.number()?))
-    else {
+/// Something that was measured: by which metric, of what, under which conditions.
+type Of<'a> = (&'a str, &'a Subject, &'a At);
+
+/// A figure that was judged or should have been, or that says in which state the machine was meanwhile.
+fn figure(page: &mut Page, labels: &Labels<'_>, of: Of<'_>, unit: Unit, value: &Value) {
+    let Some((quantity, value)) = base(unit, value) else {
         return;
     };
-    let At {
-        bytes, provider, ..
-    } = &finding.at;
-    let bytes = bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
+    let (metric, subject, at) = of;
+    let bytes = at.bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
     let mut labels = labels.clone();
-    labels.push(("metric", &finding.metric));
-    labels.push(("message_bytes", &bytes));
-    labels.push(("provider", provider.as_deref().unwrap_or("")));
-    let mut of_subject = labels.clone();
-    of_subject.push(("device", device(&finding.subject)));
-    let (name, about, bound_name) = match quantity {
-        Quantity::Bandwidth => (
-            "dhc_check_bandwidth_bytes_per_second",
-            "A bandwidth that a check measured.",
-            "dhc_check_threshold_bytes_per_second",
-        ),
-        Quantity::Time => (
-            "dhc_check_latency_seconds",
-            "A time that a check measured.",
-            "dhc_check_threshold_seconds",
-        ),
-    };
-    page.gauge(name, about, &of_subject, value);
-    let bound = finding.bound.as_ref();
-    let Some((bound, (_, value))) =
-        bound.and_then(|bound| Some((bound, base(finding.unit, bound.value.number()?)?)))
-    else {
+    labels.extend(conditions(metric, at, &bytes));
+    labels.push(("device", device(subject)));
+    labels.push(("subject", whole_name(subject)));
+    let (name, about) = quantity.family();
+    page.worst(name, about, &labels, value, quantity.worse());
+}
+
+/// The bound that a figure was held against.
+fn bound(page: &mut Page, labels: &Labels<'_>, finding: &Finding) {
+    let Some(bound) = &finding.bound else {
         return;
     };
+    let Some((quantity, value)) = base(finding.unit, &bound.value) else {
+        return;
+    };
+    let bytes = finding.at.bytes.map(|bytes| bytes.to_string());
+    let bytes = bytes.unwrap_or_default();
+    let mut labels = labels.clone();
+    labels.extend(conditions(&finding.metric, &finding.at, &bytes));
     labels.push(("rule", &bound.rule));
-    page.gauge(bound_name, "The bound that decided.", &labels, value);
+    // Of several bounds the one that is kept by the fewest.
+    let tightest = match bound.rule.ends_with("_below") {
+        true => f64::max,
+        false => f64::min,
+    };
+    let about = "The bound that decided.";
+    page.worst(quantity.bounds(), about, &labels, value, tightest);
+}
+
+fn conditions<'a>(metric: &'a str, at: &'a At, bytes: &'a str) -> Labels<'a> {
+    let provider = at.provider.as_deref().unwrap_or("");
+    vec![
+        ("metric", metric),
+        ("message_bytes", bytes),
+        ("provider", provider),
+    ]
 }
 
 /// The device that a subject is or belongs to; whole nodes and groups of them are none, and their names know no bounds.
 fn device(subject: &Subject) -> &str {
+    match is_of_a_device(subject) {
+        true => subject.device(),
+        false => "",
+    }
+}
+
+/// The whole name of a device, or of the part of one: of a link, or of the way from one GPU to another.
+fn whole_name(subject: &Subject) -> &str {
+    match is_of_a_device(subject) {
+        true => &subject.name,
+        false => "",
+    }
+}
+
+fn is_of_a_device(subject: &Subject) -> bool {
     match subject.kind {
-        Kind::Node | Kind::Group => "",
+        Kind::Node | Kind::Group => false,
         Kind::Gpu
         | Kind::Nvlink
         | Kind::Nic
@@ -239,7 +271,7 @@ fn device(subject: &Subject) -> &str {
         | Kind::Disk
         | Kind::Pci
         | Kind::Nvswitch
-        | Kind::Provider => subject.device(),
+        | Kind::Provider => true,
     }
 }
 
@@ -285,30 +317,102 @@ fn node_labels(node: &NodeReport) -> Labels<'_> {
 }
 
 /// What a unit measures, as far as it is exported.
+#[derive(Clone, Copy)]
 enum Quantity {
     Bandwidth,
     Time,
+    Arithmetic,
+    Power,
+    Temperature,
+    Frequency,
+}
+
+impl Quantity {
+    fn of(unit: Unit) -> Option<Quantity> {
+        match unit {
+            Unit::GigabytesPerSecond | Unit::GigabitsPerSecond => Some(Quantity::Bandwidth),
+            Unit::Microseconds | Unit::Seconds => Some(Quantity::Time),
+            Unit::TeraflopsPerSecond => Some(Quantity::Arithmetic),
+            Unit::Watts => Some(Quantity::Power),
+            Unit::Celsius => Some(Quantity::Temperature),
+            Unit::Megahertz => Some(Quantity::Frequency),
+            Unit::Count
+            | Unit::GigatransfersPerSecond
+            | Unit::Lanes
+            | Unit::Bytes
+            | Unit::Mebibytes
+            | Unit::Percent
+            | Unit::State => None,
+        }
+    }
+
+    /// The name of its samples, and what they are.
+    const fn family(self) -> (&'static str, &'static str) {
+        match self {
+            Quantity::Bandwidth => (
+                "dhc_check_bandwidth_bytes_per_second",
+                "A bandwidth that a check measured.",
+            ),
+            Quantity::Time => ("dhc_check_latency_seconds", "A time that a check measured."),
+            Quantity::Arithmetic => (
+                "dhc_check_flop_per_second",
+                "Floating-point operations a second that a check measured.",
+            ),
+            Quantity::Power => ("dhc_check_power_watts", "Power that a check measured."),
+            Quantity::Temperature => (
+                "dhc_check_temperature_celsius",
+                "A temperature that a check measured.",
+            ),
+            Quantity::Frequency => (
+                "dhc_check_frequency_hertz",
+                "A clock frequency that a check measured.",
+            ),
+        }
+    }
+
+    /// The name of the bounds that they are held against.
+    const fn bounds(self) -> &'static str {
+        match self {
+            Quantity::Bandwidth => "dhc_check_threshold_bytes_per_second",
+            Quantity::Time => "dhc_check_threshold_seconds",
+            Quantity::Arithmetic => "dhc_check_threshold_flop_per_second",
+            Quantity::Power => "dhc_check_threshold_watts",
+            Quantity::Temperature => "dhc_check_threshold_celsius",
+            Quantity::Frequency => "dhc_check_threshold_hertz",
+        }
+    }
+
+    /// Which of two values is the worse one.
+    const fn worse(self) -> fn(f64, f64) -> f64 {
+        match self {
+            Quantity::Bandwidth | Quantity::Arithmetic | Quantity::Frequency => f64::min,
+            Quantity::Time | Quantity::Power | Quantity::Temperature => f64::max,
+        }
+    }
+
+    /// Whether it says in which state the machine was, and is plotted even if nothing judges it. Bandwidths and times that
+    /// are only kept as context are too many: one for each message size.
+    const fn is_kept_unjudged(self) -> bool {
+        match self {
+            Quantity::Power | Quantity::Temperature | Quantity::Frequency => true,
+            Quantity::Bandwidth | Quantity::Time | Quantity::Arithmetic => false,
+        }
+    }
 }
 
 /// A value in the base unit of what it measures.
-fn base(unit: Unit, value: f64) -> Option<(Quantity, f64)> {
-    match unit {
-        Unit::GigabytesPerSecond => Some((Quantity::Bandwidth, value * 1e9)),
-        Unit::GigabitsPerSecond => Some((Quantity::Bandwidth, value * 1e9 / 8.0)),
-        Unit::Microseconds => Some((Quantity::Time, value / 1e6)),
-        Unit::Seconds => Some((Quantity::Time, value)),
-        Unit::Count
-        | Unit::GigatransfersPerSecond
-        | Unit::TeraflopsPerSecond
-        | Unit::Lanes
-        | Unit::Bytes
-        | Unit::Mebibytes
-        | Unit::Percent
-        | Unit::Celsius
-        | Unit::Watts
-        | Unit::Megahertz
-        | Unit::State => None,
-    }
+fn base(unit: Unit, value: &Value) -> Option<(Quantity, f64)> {
+    let quantity = Quantity::of(unit)?;
+    let value = value.number()?;
+    let value = match unit {
+        Unit::GigabytesPerSecond => value * 1e9,
+        Unit::GigabitsPerSecond => value * 1e9 / 8.0,
+        Unit::Microseconds => value / 1e6,
+        Unit::TeraflopsPerSecond => value * 1e12,
+        Unit::Megahertz => value * 1e6,
+        _ => value,
+    };
+    Some((quantity, value))
 }
 
 fn seconds(time: Timestamp) -> f64 {
@@ -343,6 +447,21 @@ impl Page {
         *self.sample(name, about, labels) = value;
     }
 
+    /// A sample that several values may claim; the worse one has it.
+    fn worst(
+        &mut self,
+        name: &'static str,
+        about: &'static str,
+        labels: &Labels<'_>,
+        value: f64,
+        worse: fn(f64, f64) -> f64,
+    ) {
+        let labels = self.labels(labels);
+        let family = self.family(name, about);
+        let sample = family.samples.entry(labels).or_insert(value);
+        *sample = worse(*sample, value);
+    }
+
     /// Adds to a sample.
     fn add(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>, value: f64) {
         *self.sample(name, about, labels) += value;
@@ -359,10 +478,13 @@ impl Page {
 
     fn sample(&mut self, name: &'static str, about: &'static str, labels: &Labels<'_>) -> &mut f64 {
         let labels = self.labels(labels);
+        self.family(name, about).samples.entry(labels).or_default()
+    }
+
+    fn family(&mut self, name: &'static str, about: &'static str) -> &mut Family {
         let samples = BTreeMap::new();
         let family = Family { about, samples };
-        let family = self.families.entry(name).or_insert(family);
-        family.samples.entry(labels).or_default()
+        self.families.entry(name).or_insert(family)
     }
 
     /// A sample of another page, if it is there and could be ours.
