@@ -84,8 +84,8 @@ learning: bounds from what healthy machines measure
 spreads that 99.9 % of healthy values keep it. Beyond it a value warns, since it is unusual and not yet broken; a floor that
 the table has goes on to fail. Fewer than 20 devices or groups teach nothing. Machines that failed, could not be looked at,
 expired, are of another type or have other versions of drivers and libraries are refused; more than a tenth of the values
-dropped, and the fleet is not healthy. A bound that is more than 2 % worse than the table's own has to be agreed to with
---allow-lower. Look at what changed with `dhc thresholds diff` before you use a new table.
+dropped, and the fleet is not healthy. A bound that is worse than the table's own is not taken: the table's own stays, and where
+it is more than 2 %, nothing is written until you agree to it with --allow-lower. Look at what changed with `dhc thresholds diff` before you use a new table.
 ",
     ),
     (

@@ -120,13 +120,18 @@ pub enum LearnError {
 /// # Errors
 /// When the results are no picture of healthy machines, or would lower what the table demands.
 pub fn from_results(
-    results: &[(String, Report)],
+    results: Vec<(String, Report)>,
     base: Option<Chosen>,
     terms: &Terms,
     now: Timestamp,
 ) -> Result<Lesson, LearnError> {
     let mut said = Vec::new();
-    let results = once(results, &mut said);
+    let mut results = once(results, &mut said);
+    name_machines(&mut results);
+    let results: Vec<(&str, &Report)> = results
+        .iter()
+        .map(|(name, report)| (name.as_str(), report))
+        .collect();
     let instance_type = terms
         .instance_type
         .clone()
@@ -191,8 +196,12 @@ pub fn from_results(
                 limit.source = series.source(&learned, terms.bounds.coverage);
                 limit.samples = Some(learned.values as u64);
                 limit.validated_on = Some(series.day.clone());
+                let before = base.table.limits(metric.name, at);
+                let before = before.first().map_or_else(String::new, |own| {
+                    format!(", before: {}", own.describe(&base.table))
+                });
                 said.push(format!(
-                    "{what}: {}; {}",
+                    "{what}: {}{before}; {}",
                     limit.describe(&base.table),
                     limit.source
                 ));
@@ -237,19 +246,42 @@ pub fn from_results(
     })
 }
 
-/// Each run once, however often its result was named.
-fn once<'a>(results: &'a [(String, Report)], said: &mut Vec<String>) -> Vec<(&'a str, &'a Report)> {
-    let mut seen = BTreeMap::new();
-    let mut all = Vec::new();
+/// Each run once, however often its result was named; of results that differ the worst, so that none hides a fault.
+fn once(results: Vec<(String, Report)>, said: &mut Vec<String>) -> Vec<(String, Report)> {
+    let mut all: Vec<(String, Report)> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for (name, report) in results {
-        match seen.insert(&report.run.id, name) {
-            None => all.push((name.as_str(), report)),
-            Some(other) => said.push(format!(
-                "{name}: left out, since it is the same run as {other}"
-            )),
-        }
+        let place = *places.entry(report.run.id.clone()).or_insert(all.len());
+        let Some(kept) = all.get_mut(place) else {
+            all.push((name, report));
+            continue;
+        };
+        let bad = |report: &Report| (report.status, !report.complete);
+        let other = if bad(&report) > bad(&kept.1) {
+            std::mem::replace(kept, (name, report)).0
+        } else {
+            name
+        };
+        said.push(format!(
+            "{other}: left out, since it is the same run as {}",
+            kept.0
+        ));
     }
     all
+}
+
+/// Gives a machine the instance id that another result knows it by, so that it counts once. (Of two machines that have had the
+/// name, either may be meant; to count one too few teaches nothing wrong.)
+fn name_machines(results: &mut [(String, Report)]) {
+    let all = || results.iter().flat_map(|(_, report)| &report.nodes);
+    let known: BTreeMap<String, String> = all()
+        .filter_map(|node| Some((node.name.clone(), node.identity.instance_id.clone()?)))
+        .collect();
+    for node in results.iter_mut().flat_map(|(_, report)| &mut report.nodes) {
+        if node.identity.instance_id.is_none() {
+            node.identity.instance_id = known.get(&node.name).cloned();
+        }
+    }
 }
 
 fn nodes<'a>(

@@ -333,6 +333,76 @@ fn a_bound_that_would_be_lower_than_the_tables_own_has_to_be_agreed_to() {
 }
 
 #[test]
+fn bounds_do_not_follow_a_fleet_that_slows_down_step_by_step() {
+    let site = Site::new();
+    site.learn(&["--out", "t0.toml"], &site.healthy(6))
+        .ends(0, &[]);
+    let slower = |by: f64| -> Vec<PathBuf> {
+        let result = |node| {
+            let mut report = node_result(node, 0, &[]);
+            for seen in &mut report.nodes[0].checks[0].record.measurements {
+                if seen.metric == "efa.loopback.bandwidth" {
+                    seen.value = (seen.value.number().unwrap() * by).into();
+                }
+            }
+            site.keep(&format!("slower{node}.json"), &report)
+        };
+        (0..6).map(result).collect()
+    };
+    let args = ["--metric", "efa.loopback.bandwidth", "--extends", "t0.toml"];
+    site.learn(&args, &slower(0.985)).ends(
+        3,
+        &[
+            "efa.loopback.bandwidth at 1048576 bytes over efa: the table's own limit stays",
+            "nothing is written",
+        ],
+    );
+    site.learn(&args, &slower(0.97)).ends(4, &["% worse"]);
+    // What is agreed to says what was before.
+    let agreed = [&args[..], &["--allow-lower", "efa.loopback.bandwidth"]].concat();
+    site.learn(&agreed, &slower(0.97)).ends(
+        0,
+        &["warns below 11.240 GB/s, before: >= 1.250 GB/s, warns below 11.590 GB/s"],
+    );
+}
+
+#[test]
+fn a_machine_counts_once_whether_or_not_a_result_knows_its_instance_id() {
+    let site = Site::new();
+    let with_cards = |number, id: bool| {
+        let mut report = node_result(0, number, &[]);
+        report.nodes[0].checks[0]
+            .record
+            .measurements
+            .retain(|seen| seen.subject.name.len() < "rdmap10s0".len());
+        if !id {
+            report.nodes[0].identity.instance_id = None;
+        }
+        site.keep(&format!("run{number}.json"), &report)
+    };
+    let results = [with_cards(0, true), with_cards(1, false)];
+    site.learn(&[], &results)
+        .ends(3, &["10 measured, 10 more are needed for 20"]);
+}
+
+#[test]
+fn of_two_results_of_one_run_the_worse_one_teaches() {
+    let site = Site::new();
+    let mut results = site.healthy(6);
+    let mut failed = node_result(0, 0, &[]);
+    failed.status = Status::Fail;
+    failed.nodes[0].status = Status::Fail;
+    results.push(site.keep("failed.json", &failed));
+    site.learn(&[], &results).ends(
+        4,
+        &[
+            "1 of 6 machines are unfit",
+            "failed.json): its status is fail",
+        ],
+    );
+}
+
+#[test]
 fn a_fleet_that_is_two_fleets_teaches_nothing() {
     let site = Site::new();
     let slow: Vec<(usize, f64)> = (0..CARDS).map(|card| (card, 9.0)).collect();

@@ -16,7 +16,8 @@ pub const THINGS_MIN: usize = 20;
 /// Where more than this share of the values has to be dropped, what is left is no picture of healthy machines.
 const DROPPED_MAX: f64 = 0.10;
 
-/// A bound may be worse than the table's own by this share before somebody has to agree.
+/// Where a bound is worse than the table's own by this share or less, the table's own stays without a question: it is within what
+/// a fleet varies from day to day. It is not taken either, since many small steps down would be a long way.
 const LOWER_MAX: f64 = 0.02;
 
 /// Digits of a learned bound that are kept.
@@ -209,7 +210,7 @@ fn rounded(bound: f64, better: Better) -> f64 {
 pub enum Revision {
     /// The limit that takes the place of the table's own.
     Limit(Box<Limit>),
-    /// The table's own is as tight, or demands an exact number; it stays.
+    /// The table's own is as tight, or a little tighter, or demands an exact number; it stays.
     Stays,
     /// The learned bound is worse than the table's own by more than 2 %, and nobody has agreed to that.
     Lowers {
@@ -253,6 +254,9 @@ pub fn revise(
         if lower > LOWER_MAX * own.abs() {
             let by = lower / own.abs();
             return Revision::Lowers { own, by };
+        }
+        if warn.is_some() && lower > 0.0 {
+            return Revision::Stays;
         }
     }
     let beyond_the_floor = fail.is_some_and(|fail| better.worse_by(bound, fail) >= 0.0);

@@ -396,9 +396,12 @@ fn a_learned_bound_warns_beside_the_floor_and_never_lowers_it_unasked() {
         (Some(80.0), Some(96.0))
     );
     assert_eq!(
-        number(revised("fail_below = 80\nwarn_below = 97", 96.0, false)),
+        number(revised("fail_below = 80\nwarn_below = 95", 96.0, false)),
         (Some(80.0), Some(96.0))
     );
+    // Within 2 %, but five such steps would be ten.
+    let a_little_lower = revised("fail_below = 80\nwarn_below = 97", 96.0, false);
+    assert_eq!(a_little_lower, Revision::Stays);
     let lowers = revised("fail_below = 80\nwarn_below = 99", 96.0, false);
     assert!(
         matches!(lowers, Revision::Lowers { own: 99.0, .. }),

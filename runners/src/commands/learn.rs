@@ -38,7 +38,7 @@ pub(crate) fn learned(args: LearnArgs) -> Result<Exit, Failure> {
         mixed_versions: args.mixed_versions,
         leave_out_unfit: args.leave_out_unfit,
     };
-    let lesson = learn::from_results(&results, base, &terms, jiff::Timestamp::now())?;
+    let lesson = learn::from_results(results, base, &terms, jiff::Timestamp::now())?;
     for line in &lesson.said {
         eprintln!("dhc: {}", render::printable(line));
     }
