@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::export;
@@ -313,19 +314,19 @@ pub enum Launcher {
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
     /// Keep results, the lock and readings in this directory of the node.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = whole_path())]
     pub state: Option<PathBuf>,
     /// Read /sys, /proc and /dev below this directory.
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    #[arg(long, value_name = "DIR", default_value = "/", value_parser = whole_path())]
     pub root: PathBuf,
     /// Look for tools in this directory (repeat for several) instead of PATH and the vendors' directories.
-    #[arg(long = "tools", value_name = "DIR")]
+    #[arg(long = "tools", value_name = "DIR", value_parser = whole_path())]
     pub tools: Vec<PathBuf>,
     /// Load NVML from this library.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = library())]
     pub nvml: Option<PathBuf>,
     /// Load libfabric from this library.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = library())]
     pub libfabric: Option<PathBuf>,
 }
 
@@ -466,6 +467,19 @@ pub struct LearnArgs {
     /// Learn from machines with different versions of drivers and libraries together.
     #[arg(long)]
     pub mixed_versions: bool,
+}
+
+/// A path from the root on: processes that check, and programs that they start, need not stand where the user does.
+fn whole_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
+}
+
+/// A library: by its path, or by its name alone for the loader to find.
+fn library() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.components().count() {
+        1 => Ok(path),
+        _ => std::path::absolute(path),
+    })
 }
 
 fn coverage(text: &str) -> Result<f64, String> {

@@ -9,6 +9,7 @@
 
 mod commands;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -28,9 +29,16 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            drop(error.print());
-            let usage = error.use_stderr();
-            return ExitCode::from(if usage { Exit::Usage } else { Exit::Pass } as u8);
+            let printed = error.print().and_then(|()| std::io::stdout().flush());
+            let exit = match commands::unless_gone_away(printed) {
+                _ if error.use_stderr() => Exit::Usage,
+                Ok(()) => Exit::Pass,
+                Err(error) => {
+                    eprintln!("dhc: {}", chain(&error));
+                    Exit::Error
+                }
+            };
+            return ExitCode::from(exit as u8);
         }
     };
     match act(cli.command) {
@@ -162,12 +170,14 @@ fn act(command: Command) -> Result<Exit, Failure> {
             print_document(&(serde_json::to_string_pretty(&schema)? + "\n"))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "dhc", &mut std::io::stdout());
-            Ok(Exit::Pass)
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dhc", &mut text);
+            print_document(&String::from_utf8(text)?)
         }
         Command::Man { to: None } => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
-            Ok(Exit::Pass)
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            print_document(&String::from_utf8(text)?)
         }
         Command::Man { to: Some(folder) } => {
             clap_mangen::generate_to(Cli::command(), &folder).map_err(|error| {

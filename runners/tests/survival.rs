@@ -803,6 +803,121 @@ fn a_threshold_file_with_a_mistake_stops_the_run_with_line_and_column() {
 }
 
 #[test]
+fn what_is_wrong_in_a_threshold_file_is_named_with_line_and_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    let sound = "schema = \"dhc.thresholds/1\"\ninstance_type = \"x\"\n[[limit]]\nmetric = \"efa.loopback.bandwidth\"\n\
+                 unit = \"GB/s\"\nfail_below = 1\nsubjects = 1\nfault = \"nic.rate\"\nvalidated_on = \"2024-02-29\"\nsource = \"t\"\n";
+    let validate = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        command
+            .args(["thresholds", "validate"])
+            .arg(&file)
+            .output()
+            .unwrap()
+    };
+    let output = validate(sound);
+    assert!(output.status.success(), "{output:?}");
+    for (from, to, place) in [
+        (
+            "nic.rate",
+            "nic.raet",
+            ":8:9: there is no fault class `nic.raet` (did you mean `nic.rate`?)",
+        ),
+        ("nic.rate", "nosuch.class", ":8:9: there is no fault class"),
+        ("subjects = 1", "subjects = nan", ":7:12: `subjects` is NaN"),
+        ("subjects = 1", "subjects = -1", ":7:12: `subjects` is -1"),
+        ("subjects = 1", "subjects = 1.5", ":7:12: `subjects` is 1.5"),
+        ("2024-02-29", "yesterday", ":9:16: `yesterday` is not a day"),
+        (
+            "2024-02-29",
+            "2023-02-29",
+            ":9:16: `2023-02-29` is not a day",
+        ),
+        (
+            "2024-02-29",
+            "2024-13-01",
+            ":9:16: `2024-13-01` is not a day",
+        ),
+        (
+            "= \"x\"",
+            "= \"\"",
+            ":2:17: `instance_type` has to name the type",
+        ),
+        (
+            "= \"x\"",
+            "= \"x\\n\\u001b[8m\"",
+            ":2:17: `instance_type` has to name the type",
+        ),
+    ] {
+        let output = validate(&sound.replacen(from, to, 1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), output.stdout.len()),
+            (Some(4), 0),
+            "{to}: {said}"
+        );
+        assert!(said.contains(place), "{to}: {said}");
+    }
+}
+
+#[test]
+fn paths_of_the_machine_may_be_relative_to_where_the_user_stands() {
+    let dhc = Dhc::on(
+        FakeNode::trn1_32xlarge()
+            .tool("nccom-test")
+            .prints(HEALTHY, 0),
+    );
+    let here = dhc.state.path();
+    std::os::unix::fs::symlink(dhc.node.tools(), here.join("t")).unwrap();
+    std::os::unix::fs::symlink(dhc.node.root(), here.join("machine")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    command.args([
+        "run",
+        "--check",
+        "nccom-local,neuron-sysfs,host",
+        "--format",
+        "json",
+    ]);
+    command.args(["--state", "o/s1", "--tools", "t", "--root", "machine"]);
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .current_dir(here);
+    let outcome = outcome(command.output().unwrap());
+    assert_eq!(outcome.check("nccom-local").status, Status::Pass);
+    assert_eq!(outcome.check("host").record.gaps, []);
+    assert!(here.join("o/s1/readings").is_dir());
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_and_no_panic() {
+    for args in [
+        ["completions", "bash"].as_slice(),
+        &["man"],
+        &["--help"],
+        &["run", "--help"],
+        &["--version"],
+        &["list"],
+        &["schema", "report"],
+    ] {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        let output = command.args(args).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {said}");
+        assert!(
+            said.starts_with("dhc: cannot write to standard output: No space left"),
+            "{args:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn secrets_in_the_output_of_tools_reach_no_file() {
     let secret = "hf_abcdefghijklmnopqrstuvwxyz";
     let dhc = nccom(&format!(

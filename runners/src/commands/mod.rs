@@ -27,15 +27,27 @@ pub(crate) fn print(text: &str) -> Result<Exit, Failure> {
     print_document(&render::printable(text))
 }
 
-/// Prints text for programs, or text that is printable already, as it is; a reader that has gone away is no error of ours.
+/// Prints text for programs, or text that is printable already, as it is.
 pub(crate) fn print_document(text: &str) -> Result<Exit, Failure> {
     print_bytes(text.as_bytes())
 }
 
 fn print_bytes(bytes: &[u8]) -> Result<Exit, Failure> {
-    match std::io::stdout().write_all(bytes) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(Exit::Pass),
+    let mut out = std::io::stdout();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    unless_gone_away(written)?;
+    Ok(Exit::Pass)
+}
+
+/// How writing to standard output ended; a reader that has gone away has seen enough.
+pub(crate) fn unless_gone_away(written: std::io::Result<()>) -> std::io::Result<()> {
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => {
+            let what = format!("cannot write to standard output: {error}");
+            Err(std::io::Error::new(error.kind(), what))
+        }
+        Ok(()) => Ok(()),
     }
 }
 

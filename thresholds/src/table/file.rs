@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Bounds, Conditions, Due, GENERIC, Limit, Number, TABLE_SCHEMA, Table};
+use crate::fault::Faults;
 use crate::hardware::Hardware;
 use crate::measurement::Metric;
 use crate::unit::Unit;
@@ -114,13 +115,16 @@ struct LimitEntry {
     #[serde(default)]
     warn_if: Vec<String>,
     /// On how many subjects the metric has to be measured.
-    subjects: Option<Number>,
+    #[schemars(with = "Option<Number>")]
+    subjects: Option<Spanned<Number>>,
     /// The fault class of a broken limit.
-    fault: Option<String>,
+    #[schemars(with = "Option<String>")]
+    fault: Option<Spanned<String>>,
     /// From how many values the numbers were learned.
     samples: Option<u64>,
     /// The day on which healthy machines last kept the limit, such as `2026-11-24`.
-    validated_on: Option<String>,
+    #[schemars(with = "Option<String>")]
+    validated_on: Option<Spanned<String>>,
     /// Where the numbers come from.
     #[schemars(with = "String")]
     source: Spanned<String>,
@@ -193,6 +197,11 @@ impl Reading<'_> {
                 file.schema.get_ref()
             );
             self.refuse(file.schema.span().start, what);
+        }
+        let name = file.instance_type.get_ref();
+        if name.trim().is_empty() || name.chars().any(char::is_control) {
+            let what = "`instance_type` has to name the type, on one line".to_owned();
+            self.refuse(file.instance_type.span().start, what);
         }
         let instance_type = file.instance_type.into_inner();
         let extends = file.extends.as_ref().map(|name| name.get_ref().clone());
@@ -277,7 +286,7 @@ impl Reading<'_> {
     fn limit(&mut self, entry: LimitEntry, metrics: &[&Metric]) -> Option<Limit> {
         let name = entry.metric.get_ref();
         let Some(metric) = metrics.iter().find(|metric| metric.name == name) else {
-            let near = nearest(name, metrics)
+            let near = nearest(name, metrics.iter().map(|metric| metric.name))
                 .map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
             let what = format!(
                 "no check measures `{name}`{near}; `dhc list --metrics` shows what can be limited"
@@ -315,10 +324,10 @@ impl Reading<'_> {
                 provider: entry.at.provider,
             },
             bounds,
-            subjects: entry.subjects,
-            fault: entry.fault,
+            subjects: entry.subjects.map(|subjects| self.subjects(subjects)),
+            fault: entry.fault.map(|fault| self.fault(fault)),
             samples: entry.samples,
-            validated_on: entry.validated_on,
+            validated_on: entry.validated_on.map(|day| self.day(day)),
             source: self.source(entry.source),
             origin: self.origin.to_owned(),
         })
@@ -343,6 +352,44 @@ impl Reading<'_> {
             self.refuse(text.span().start, what);
         }
         range
+    }
+
+    fn subjects(&mut self, subjects: Spanned<Number>) -> Number {
+        if let Number::Fixed(number) = subjects.get_ref()
+            && !(*number >= 0.0 && number.fract() == 0.0 && number.is_finite())
+        {
+            let what = format!(
+                "`subjects` is {number}; write on how many things the metric has to be measured, a whole number"
+            );
+            self.refuse(subjects.span().start, what);
+        }
+        subjects.into_inner()
+    }
+
+    fn fault(&mut self, fault: Spanned<String>) -> String {
+        let class = fault.get_ref();
+        if Faults::built_in().get(class).is_none() {
+            let classes = Faults::built_in().iter().map(|known| known.class.as_str());
+            let near = nearest(class, classes)
+                .map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+            let what = format!(
+                "there is no fault class `{}`{near}, so nobody could say what to do about it",
+                class.escape_debug()
+            );
+            self.refuse(fault.span().start, what);
+        }
+        fault.into_inner()
+    }
+
+    fn day(&mut self, day: Spanned<String>) -> String {
+        if !is_a_day(day.get_ref()) {
+            let what = format!(
+                "`{}` is not a day; write it as in 2026-11-24",
+                day.get_ref().escape_debug()
+            );
+            self.refuse(day.span().start, what);
+        }
+        day.into_inner()
     }
 
     fn source(&mut self, source: Spanned<String>) -> String {
@@ -474,11 +521,33 @@ fn sound(bounds: &Bounds, metric: &Metric) -> Result<(), String> {
     Ok(())
 }
 
-/// The declared metric that is spelled most like `name`, if any is near.
-fn nearest<'a>(name: &str, metrics: &[&'a Metric]) -> Option<&'a str> {
-    let candidates = metrics
-        .iter()
-        .map(|metric| (distance(name, metric.name), metric.name));
+/// Whether a text is a day of the calendar, as in RFC 3339.
+fn is_a_day(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [year, month, day] = parts.as_slice() else {
+        return false;
+    };
+    let digits = |text: &str, count: usize| {
+        let all = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+        all.then(|| text.parse::<u32>().ok()).flatten()
+    };
+    let (Some(year), Some(month), Some(day)) = (digits(year, 4), digits(month, 2), digits(day, 2))
+    else {
+        return false;
+    };
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + u32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
+}
+
+/// The known name that is spelled most like `name`, if any is near.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let candidates = known.map(|known| (distance(name, known), known));
     candidates
         .filter(|(distance, _)| *distance <= 3)
         .min()
