@@ -346,7 +346,7 @@ fn unfit<'a>(
             Err(_) => why(format!("`{}` is no time of expiry", report.run.expires_at)),
         }
         match type_of(report, node) {
-            Some(other) if !same_type(other, instance_type) => {
+            Some(other) if !tables::same_type(other, instance_type) => {
                 why(format!("it is a {other}, not a {instance_type}"));
             }
             Some(_) | None => {}
@@ -362,14 +362,6 @@ fn unfit<'a>(
         }
     }
     unfit
-}
-
-fn same_type(one: &str, other: &str) -> bool {
-    let canonical = |name: &str| {
-        let table = tables::built_in_table(name);
-        table.map_or_else(|_| name.to_owned(), |chosen| chosen.table.instance_type)
-    };
-    one == other || canonical(one) == canonical(other)
 }
 
 /// The versions that the checks of a node name: which program, and the whole note.

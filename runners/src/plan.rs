@@ -121,13 +121,14 @@ const SECONDS: &str = "seconds";
 /// quarter heat has not come up and random places have hardly been visited.
 const PARTS: [u64; 2] = [2, 4];
 
-/// A word in the selection that is neither a check nor a tag.
+/// A word in the selection that is not what it should be: a check, a tag, or either.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no check or tag `{word}`; there are the checks {checks} and the tags {tags}")]
+#[error("there is no {kind} `{word}`; {instead}")]
 pub struct UnknownWord {
+    kind: &'static str,
     word: String,
-    checks: String,
-    tags: String,
+    /// What there is, or where the word fits.
+    instead: String,
 }
 
 /// Those of the checks that are of one node alone.
@@ -303,24 +304,39 @@ fn collectives(checks: &[Check]) -> Vec<&'static dyn ClusterCheck> {
 fn known(specs: &[&'static Spec], selection: &Selection) -> Result<(), UnknownWord> {
     let names: BTreeSet<&str> = specs.iter().map(|spec| spec.name).collect();
     let tags: BTreeSet<&str> = specs.iter().flat_map(|spec| spec.tags).copied().collect();
-    let wrong = |word: &String, in_names: bool, in_tags: bool| {
-        !(in_names && names.contains(word.as_str()) || in_tags && tags.contains(word.as_str()))
-    };
-    let wrong_word = selection
-        .checks
-        .iter()
-        .find(|word| wrong(word, true, false))
-        .or_else(|| selection.tags.iter().find(|word| wrong(word, false, true)))
-        .or_else(|| selection.skip.iter().find(|word| wrong(word, true, true)));
-    let Some(word) = wrong_word else {
-        return Ok(());
-    };
+    let (is_check, is_tag) = (
+        |word: &&String| names.contains(word.as_str()),
+        |word: &&String| tags.contains(word.as_str()),
+    );
     let list = |words: &BTreeSet<&str>| words.iter().copied().collect::<Vec<_>>().join(", ");
-    Err(UnknownWord {
-        word: word.clone(),
-        checks: list(&names),
-        tags: list(&tags),
-    })
+    let (checks, tags) = (list(&names), list(&tags));
+    let unknown = |kind, word: &String, instead| {
+        Err(UnknownWord {
+            kind,
+            word: word.clone(),
+            instead,
+        })
+    };
+    if let Some(word) = selection.checks.iter().find(|word| !is_check(word)) {
+        let instead = match is_tag(&word) {
+            true => format!("it is a tag, so write --tag {word}"),
+            false => format!("there are {checks}"),
+        };
+        return unknown("check", word, instead);
+    }
+    if let Some(word) = selection.tags.iter().find(|word| !is_tag(word)) {
+        let instead = match is_check(&word) {
+            true => format!("it is a check, so write --check {word}"),
+            false => format!("there are {tags}"),
+        };
+        return unknown("tag", word, instead);
+    }
+    let neither = |word: &&String| !is_check(word) && !is_tag(word);
+    if let Some(word) = selection.skip.iter().find(neither) {
+        let instead = format!("there are the checks {checks} and the tags {tags}");
+        return unknown("check or tag", word, instead);
+    }
+    Ok(())
 }
 
 /// Why the user does not want a check, if so.

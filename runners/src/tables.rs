@@ -83,6 +83,15 @@ pub fn built_in_table(name: &str) -> Result<Chosen, TablesError> {
     ))
 }
 
+/// Whether two names are of one instance type.
+pub fn same_type(one: &str, other: &str) -> bool {
+    let canonical = |name: &str| {
+        let table = built_in_table(name);
+        table.map_or_else(|_| name.to_owned(), |chosen| chosen.table.instance_type)
+    };
+    one == other || canonical(one) == canonical(other)
+}
+
 /// The table of the user's file.
 ///
 /// # Errors

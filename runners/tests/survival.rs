@@ -892,6 +892,56 @@ fn paths_of_the_machine_may_be_relative_to_where_the_user_stands() {
 }
 
 #[test]
+fn a_tag_in_place_of_a_check_and_a_mistyped_type_are_wrong_usage() {
+    let dhc = Dhc::on(FakeNode::p5_48xlarge());
+    let said = |args: &[&str], named: &str| {
+        let mut command = dhc.command("run", args);
+        let output = command.env("DHC_INSTANCE_TYPE", named).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(
+        said(&["--check", "gpu"], "").contains("no check `gpu`; it is a tag, so write --tag gpu")
+    );
+    assert!(said(&["--tag", "nvlink"], "").contains("it is a check, so write --check nvlink"));
+    assert!(said(&["--check", "nvlnk"], "").contains("no check `nvlnk`; there are "));
+    assert!(said(&["--skip", "nvlnk"], "").contains("no check or tag `nvlnk`; there are "));
+    assert!(said(&[], "p5.48xlarg").contains("no table for the instance type `p5.48xlarg`"));
+    assert!(dhc.runs().is_empty());
+}
+
+#[test]
+fn firmware_that_contradicts_the_named_type_is_told() {
+    let dhc = Dhc::on(FakeNode::p5_48xlarge());
+    let named = [
+        "--check",
+        "neuron-count",
+        "--instance-type",
+        "trn2.48xlarge",
+    ];
+    let wrong = dhc.run(&named);
+    let said = "--instance-type says that this is a `trn2.48xlarge`, but the DMI product name says `p5.48xlarge`";
+    assert!(wrong.stderr.contains(said), "{}", wrong.stderr);
+    let identity = &wrong.report.nodes[0].identity;
+    assert_eq!(identity.contradicting_type.as_deref(), Some("p5.48xlarge"));
+    let printed = dhc.command("run", &named).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(
+        printed.contains("(trn2.48xlarge, though firmware says p5.48xlarge"),
+        "{printed}"
+    );
+    // SageMaker's name of the same type is none.
+    let right = dhc.run(&[
+        "--check",
+        "neuron-count",
+        "--instance-type",
+        "ml.p5.48xlarge",
+    ]);
+    assert!(!right.stderr.contains("warning"), "{}", right.stderr);
+    assert_eq!(right.report.nodes[0].identity.contradicting_type, None);
+}
+
+#[test]
 fn what_cannot_be_printed_is_an_error_and_no_panic() {
     for args in [
         ["completions", "bash"].as_slice(),

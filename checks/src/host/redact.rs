@@ -38,7 +38,19 @@ const SECRET_NAMES: &[&str] = &[
     "access_key",
     "private_key",
     "authorization",
+    "passphrase",
+    "cookie",
+    // MYSQL_PWD; PWD and OLDPWD are directories.
+    "_pwd",
+    // X-Amz-Signature, X-Goog-Signature: whoever has the signed URL has the object.
+    "_signature",
 ];
+
+/// Where a URL that holds a secret ends in it: whoever knows the rest may post there.
+const SECRET_PATHS: &[&str] = &["hooks.slack.com/services/", "hooks.slack.com/workflows/"];
+
+/// How long the signature in a URL of Azure (`sig=`) is at least; a `sig=11` of the kernel is none.
+const SIG_MIN: usize = 16;
 
 /// The text without its secrets.
 pub fn text(text: &str) -> String {
@@ -56,9 +68,14 @@ pub fn text(text: &str) -> String {
 /// The words of a command line without their secrets, the values of options such as `--token` among them.
 pub fn command_line(words: &[String]) -> Vec<String> {
     let before = std::iter::once("").chain(words.iter().map(String::as_str));
-    let clean = |(before, word): (&str, &String)| match is_secret_option(before) {
-        true => GONE.to_owned(),
-        false => text(word),
+    let of_curl = words.first().is_some_and(|program| is_curl(program));
+    let clean = |(before, word): (&str, &String)| {
+        let user = word.split_once(':').map(|(user, _)| user);
+        match user.filter(|_| of_curl && is_user_option(before)) {
+            Some(user) => format!("{user}:{GONE}"),
+            None if is_secret_option(before) => GONE.to_owned(),
+            None => text(word),
+        }
     };
     before.zip(words).map(clean).collect()
 }
@@ -113,19 +130,28 @@ fn words(line: &str) -> String {
     let mut clean = String::with_capacity(line.len());
     let mut rest = line;
     let (mut after_scheme, mut after_option) = (false, false);
+    let (mut of_curl, mut after_user) = (false, false);
     while let Some(first) = rest.chars().next() {
         if !is_token_char(first) {
             let blank = first == ' ' || first == '\t';
             after_scheme &= blank;
             after_option &= blank || first == '\'' || first == '"';
+            after_user &= blank || first == '\'' || first == '"';
             clean.push(first);
             rest = &rest[first.len_utf8()..];
             continue;
         }
         let end = rest.find(|c| !is_token_char(c)).unwrap_or(rest.len());
         let (word, following) = rest.split_at(end);
+        let glued = word.strip_prefix("-u").filter(|_| of_curl);
         if after_option || (after_scheme && word.len() >= 8) {
             clean.push_str(GONE);
+        } else if let Some((user, _)) = glued
+            .or(after_user.then_some(word))
+            .and_then(|user| user.split_once(':'))
+        {
+            let option = if glued.is_some() { "-u" } else { "" };
+            clean.push_str(&format!("{option}{user}:{GONE}"));
         } else {
             clean.push_str(&word_without_secret(word));
         }
@@ -134,12 +160,28 @@ fn words(line: &str) -> String {
             "bearer" | "basic"
         );
         after_option = is_secret_option(word);
+        after_user = of_curl && is_user_option(word);
+        of_curl |= is_curl(word);
         rest = following;
     }
     clean
 }
 
+/// Whether a word is the program `curl`, whose users are given with their passwords.
+fn is_curl(word: &str) -> bool {
+    word == "curl" || word.ends_with("/curl")
+}
+
+fn is_user_option(word: &str) -> bool {
+    ["-u", "--user", "-U", "--proxy-user"].contains(&word)
+}
+
 fn word_without_secret(word: &str) -> String {
+    for path in SECRET_PATHS {
+        if let Some(at) = word.find(path) {
+            return format!("{}{GONE}", &word[..at + path.len()]);
+        }
+    }
     if let Some((scheme, rest)) = word.split_once("://") {
         let authority = rest.split('/').next().unwrap_or_default();
         if let Some(at) = authority.rfind('@') {
@@ -177,19 +219,23 @@ fn assignments(line: &str) -> String {
             continue;
         }
         let name = name_before(&lower[done..at]);
-        if !is_secret(name) {
+        let is_sig = name == "sig";
+        if !is_sig && !is_secret(name) {
             continue;
         }
+        let is_cookie = name.ends_with("cookie");
         let after = &line[at + mark.len_utf8()..];
         let value = after.trim_start_matches([' ', '\t', '"', '\'']);
         let start = at + mark.len_utf8() + (after.len() - value.len());
         let length = value
-            .find(['\n', '"', '\'', ',', ';', '&'])
+            // A cookie's value has parts.
+            .find(|c| matches!(c, '\n' | '"' | '\'') || !is_cookie && matches!(c, ',' | ';' | '&'))
             .unwrap_or(value.len());
         // An unquoted value ends at the next blank, except in a header, whose value is the whole line.
         let blank = value[..length].find([' ', '\t']).filter(|_| mark == '=');
         let length = blank.unwrap_or(length);
-        if length == 0 || value[..length].trim() == GONE {
+        let is_short = is_sig && length < SIG_MIN;
+        if length == 0 || is_short || value[..length].trim() == GONE {
             continue;
         }
         clean.push_str(&line[done..start]);
@@ -234,6 +280,16 @@ mod tests {
             ("MY_API_KEY=%", secret),
             ("https://user:%@example.org/path", secret),
             ("proxy http://%@host:80", secret),
+            ("MYSQL_PWD=% mysqldump", secret),
+            ("passphrase: %", secret),
+            ("GET /b?sv=2024&sig=%&se=1", secret),
+            ("https://b.s3.amazonaws.com/k?X-Amz-Signature=%", secret),
+            ("curl -u root:% host", secret),
+            ("/usr/bin/curl -s --user 'root:%' host", secret),
+            ("curl -uroot:% host", secret),
+            ("posts to https://hooks.slack.com/services/T0/B0/%", secret),
+            ("Cookie: a=b; session=%; c=d", secret),
+            ("set-cookie: session=%; HttpOnly", secret),
             ("key %", "AKIAIOSFODNN7EXAMPLE"),
             ("session %.", "ASIAIOSFODNN7EXAMPLE"),
             ("x=%", "ghp_0123456789abcdefghij0123456789abcdef"),
@@ -262,6 +318,8 @@ mod tests {
             "0000:b9:00.0 rdmap16s27 NCCL_DEBUG=INFO FI_PROVIDER=efa time: 12:30:00",
             "{\"error_id\": 95, \"warning\": \"GPU 3: fell off\"}",
             "https://docs.nvidia.com/deploy/xid-errors/index.html",
+            "PWD=/root OLDPWD=/home audit: sig=31 pid=1",
+            "dcgmi diag -u 0000:b9:00.0",
         ] {
             assert_eq!(text(line), line);
         }
@@ -271,6 +329,8 @@ mod tests {
     fn an_option_s_value_and_a_variable_s_go_by_their_names() {
         let line = ["tool", "--token", "abc", "-r", "32"].map(str::to_owned);
         assert_eq!(command_line(&line), ["tool", "--token", GONE, "-r", "32"]);
+        let line = ["curl", "-u", "root:abc", "host"].map(str::to_owned);
+        assert_eq!(command_line(&line)[2], format!("root:{GONE}"));
         assert_eq!(value("NCCL_API_TOKEN", "abc"), GONE);
         assert_eq!(value("NCCL_DEBUG", "INFO"), "INFO");
     }

@@ -16,7 +16,7 @@ use dhc_runners::export;
 use dhc_runners::journal::Journal;
 use dhc_runners::lines::Teller;
 use dhc_runners::localise::Settings;
-use dhc_runners::machine::Machine;
+use dhc_runners::machine::{self, Machine};
 use dhc_runners::plan::{self, Selection};
 use dhc_runners::prune;
 use dhc_runners::render::{self, html};
@@ -65,17 +65,21 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
         imds::ask(&mut machine.identity);
     }
     let detected = machine.identity.instance_type.clone();
+    let named = args.instance_type.as_deref();
     let chosen = match (&args.thresholds, &args.thresholds_text) {
         (Some(path), Some(text)) => tables::text(path, text)?,
         (thresholds, _) => tables::choose(
             thresholds.as_deref(),
-            args.instance_type.as_deref(),
+            named.or(machine::named_in(&environment)),
             detected.as_deref(),
         )?,
     };
-    if let Some(named) = &args.instance_type {
-        machine.identity.instance_type = Some(named.clone());
+    if let Some(named) = named {
+        machine.identity.instance_type = Some(named.to_owned());
         machine.identity.instance_type_from = Some("--instance-type".to_owned());
+    }
+    if let Some(said) = machine.contradiction() {
+        eprintln!("dhc: warning: {}", render::printable(&said));
     }
     let mut options: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for setting in &args.settings {

@@ -99,12 +99,16 @@ fn headline(node: &NodeReport, report: &Report) -> String {
         .instance_type
         .as_deref()
         .unwrap_or("instance type not known");
+    let contradicting = identity.contradicting_type.as_ref();
+    let but = contradicting.map_or_else(String::new, |other| {
+        format!(", though firmware says {other}")
+    });
     let id = identity
         .instance_id
         .as_ref()
         .map_or_else(String::new, |id| format!(", {id}"));
     one_line(&format!(
-        "{} ({kind}{id}), run {}, judged by the table `{}` ({})",
+        "{} ({kind}{but}{id}), run {}, judged by the table `{}` ({})",
         node.name, report.run.id, report.judged_by.instance_type, report.judged_by.origin
     ))
 }
