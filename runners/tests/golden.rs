@@ -5,9 +5,13 @@
     reason = "tests start the program and look at what it left"
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::Dhc;
+use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Report, Status};
 
 fn top() -> PathBuf {
@@ -52,18 +56,45 @@ fn the_schemas_are_those_of_the_types() {
 }
 
 #[test]
-fn the_readme_lists_the_checks_that_there_are() {
+fn the_readme_shows_what_the_program_prints() {
     let path = top().join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme
-        .split_once("<!-- checks: written by `just golden` -->\n")
-        .unwrap();
-    let (_, after) = rest.split_once("<!-- end of checks -->").unwrap();
-    let table = dhc(&["list", "--markdown"]);
-    let generated = format!(
-        "{before}<!-- checks: written by `just golden` -->\n{table}<!-- end of checks -->{after}"
-    );
+    let with = |text: &str, part: &str, generated: &str| {
+        let (begin, end) = (
+            format!("<!-- {part}: written by `just golden` -->\n"),
+            format!("<!-- end of {part} -->"),
+        );
+        let (before, rest) = text.split_once(&begin).unwrap();
+        let (_, after) = rest.split_once(&end).unwrap();
+        format!("{before}{begin}{generated}{end}{after}")
+    };
+    let generated = with(&readme, "checks", &dhc(&["list", "--markdown"]));
+    let generated = with(&generated, "verdict", &a_verdict());
     assert_golden(&path, &generated);
+}
+
+/// What a run prints on a simulated machine, but for what is another in every run: its id, and how long its checks took.
+fn a_verdict() -> String {
+    let dhc = Dhc::on(FakeNode::of("p5.48xlarge-link-down"));
+    let args = ["--tag", "gpu", "--skip", "long"];
+    let output = dhc.command("run", &args).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let mut text = format!("```\n$ dhc run {}\n", args.join(" "));
+    for line in printed.lines() {
+        let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        for place in 1..words.len() {
+            let is_time = words[place] == "s" && words[place - 1].parse::<f64>().is_ok();
+            if is_time {
+                words[place - 1] = "0.0".to_owned();
+            }
+            if words[place - 1] == "run" && words[place].starts_with("01") {
+                words[place] = "01M85J2Q7T...,".to_owned();
+            }
+        }
+        text.push_str(words.join(" ").trim_end());
+        text.push('\n');
+    }
+    text + "```\n"
 }
 
 #[test]

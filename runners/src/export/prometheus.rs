@@ -2,9 +2,8 @@
 //! Prometheus' documentation, version 0.0.4).
 //!
 //! Units are base units: seconds, bytes a second, hertz, ratios. Where two values would be one sample, the worse one stands. A
-//! status is a set of states, one of which is 1. Labels come from
-//! closed sets and from the hardware; neither run ids nor messages are among them, nor are time stamps on samples, which
-//! the collector refuses. Every sample names the level and its page, so that the pages of a quick and of a long run, and that
+//! status is a set of states, one of which is 1. Labels come from closed sets and from the hardware; neither run ids nor
+//! messages are among them, nor are time stamps on samples, which the collector refuses. Every sample names the level and its page, so that the pages of a quick and of a long run, and that
 //! of a cluster, can lie side by side, and none takes back what another says.
 
 use std::collections::BTreeMap;
