@@ -87,6 +87,8 @@ pub(super) struct Evidence {
     belief: Belief,
     pub(super) nodes: Vec<Known>,
     failed_groups: Vec<Vec<Node>>,
+    /// Of each node the places of its own among the failed groups, so that nobody has to look through all of them.
+    failures: Vec<Vec<usize>>,
     passed_groups: usize,
     /// Parts that passed and failed; only where some passed there is contrast.
     parts: Tally,
@@ -102,6 +104,7 @@ impl Evidence {
             leaves: None,
             under: BTreeMap::new(),
             nodes: vec![Known::default(); priors.len()],
+            failures: vec![Vec::new(); priors.len()],
             belief: Belief::new(priors, rates),
             failed_groups: Vec::new(),
             passed_groups: 0,
@@ -181,6 +184,9 @@ impl Evidence {
             return;
         }
         self.belief.learn(&group.nodes, true);
+        for node in &group.nodes {
+            self.failures[*node].push(self.failed_groups.len());
+        }
         self.failed_groups.push(group.nodes.clone());
         match group.purpose {
             Purpose::Part => self.parts.add(true),
@@ -269,14 +275,16 @@ impl Evidence {
 
     /// Different good nodes with whom alone it failed.
     pub(super) fn witnesses(&self, node: Node) -> usize {
-        let among_good = self.failed_groups.iter().filter(|group| {
-            group.binary_search(&node).is_ok()
-                && group
-                    .iter()
-                    .all(|other| *other == node || self.is_good(*other))
-        });
-        let others: BTreeSet<&[Node]> = among_good.map(Vec::as_slice).collect();
-        others.len()
+        let is_good = |other: &Node| *other == node || self.is_good(*other);
+        let among_good = self.failures_of(node);
+        let among_good = among_good.filter(|group| group.iter().all(is_good));
+        among_good.collect::<BTreeSet<&[Node]>>().len()
+    }
+
+    /// The groups with this node that failed.
+    fn failures_of(&self, node: Node) -> impl Iterator<Item = &[Node]> {
+        let places = self.failures[node].iter();
+        places.map(|place| self.failed_groups[*place].as_slice())
     }
 
     /// Whether it failed under its own leaf with a good neighbour, where it has neighbours: otherwise it may be the uplink.
@@ -290,12 +298,9 @@ impl Evidence {
                 .clone()
                 .any(|other| *other != node && !self.nodes[*other].is_out())
         };
-        let at_home = |group: &Vec<Node>| {
-            let is_good = |other: &Node| leaves[*other] == leaves[node] && self.is_good(*other);
-            group.binary_search(&node).is_ok()
-                && group.iter().all(|other| *other == node || is_good(other))
-        };
-        self.failed_groups.iter().any(at_home) || !has_neighbour()
+        let is_good = |other: &Node| leaves[*other] == leaves[node] && self.is_good(*other);
+        let at_home = |group: &[Node]| group.iter().all(|other| *other == node || is_good(other));
+        self.failures_of(node).any(at_home) || !has_neighbour()
     }
 
     /// The leaf of each node, where it is known.
@@ -318,7 +323,8 @@ impl Evidence {
 
     /// Whether just these nodes together failed before.
     pub(super) fn has_failed(&self, nodes: &[Node]) -> bool {
-        self.failed_groups.iter().any(|group| group == nodes)
+        let first = nodes.first();
+        first.is_some_and(|first| self.failures_of(*first).any(|group| group == nodes))
     }
 
     /// Whether no part is better than others but by chance; a whole that passed was by chance as well then.

@@ -32,6 +32,7 @@ pub(super) fn confirm(
         };
     if evidence.leaves().is_some() {
         // Neighbours that are good, though not beyond doubt, are better partners than strangers.
+        let tried: BTreeSet<Node> = tried.iter().copied().collect();
         good.extend(weak.iter().filter(|node| !tried.contains(node)));
     }
     random.shuffle(&mut tried);
@@ -57,6 +58,7 @@ pub(super) fn confirm(
 
 /// The good nodes, those in the least doubt last.
 fn partners_for(evidence: &Evidence, open: &[Node], random: &mut Random) -> Vec<Node> {
+    let open: BTreeSet<Node> = open.iter().copied().collect();
     let mut good = evidence.good();
     good.retain(|node| !open.contains(node));
     if good.is_empty() && open.len() == 1 {
