@@ -14,16 +14,18 @@ pub(super) const SUSPECT: f64 = 0.05;
 /// From this one on, with enough failed groups, it is faulty.
 pub(super) const FAULTY: f64 = 0.9993;
 
-/// Failed groups that an accusation needs, and those among them with different nodes that are good.
+/// Failed groups that an accusation needs, and those among them with different nodes that are good; as many of these have to
+/// be left without any one other node.
 pub(super) const FAILS_MIN: u32 = 3;
 pub(super) const WITNESSES_MIN: usize = 2;
 
 /// Groups that have to pass before a node counts as healthy.
 const PASSES_MIN: u32 = 2;
 
-/// Where leaves are known: so many parts that failed, with nobody accused, ask for a closing test; and so many closing tests
-/// have to pass after the whole has failed.
+/// Where leaves are known, so many parts that failed, with nobody accused, ask for a closing test.
 const UNEXPLAINED_MIN: u32 = 2;
+
+/// So many closing tests have to pass after the whole has failed, where nobody is accused.
 const CLOSINGS_IN_DOUBT: u32 = 2;
 
 /// From so many failed groups on, and so many for each that passed, all nodes are taken to be alike where nothing else
@@ -249,6 +251,7 @@ impl Evidence {
         self.belief(node) >= FAULTY
             && self.nodes[node].failed >= FAILS_MIN
             && self.witnesses(node) >= WITNESSES_MIN
+            && !self.may_be_a_path(node)
             && self.failed_at_home(node)
     }
 
@@ -273,12 +276,39 @@ impl Evidence {
         rest
     }
 
-    /// Different good nodes with whom alone it failed.
+    /// How many different groups failed in which all others are good.
     pub(super) fn witnesses(&self, node: Node) -> usize {
-        let is_good = |other: &Node| *other == node || self.is_good(*other);
-        let among_good = self.failures_of(node);
-        let among_good = among_good.filter(|group| group.iter().all(is_good));
-        among_good.collect::<BTreeSet<&[Node]>>().len()
+        let failures = self.failures_among_good(node);
+        failures.collect::<BTreeSet<&[Node]>>().len()
+    }
+
+    /// Whether one and the same other node was in all groups but one that it failed in among good ones: then it may be the
+    /// path between the two, and a group that lied.
+    fn may_be_a_path(&self, node: Node) -> bool {
+        let mut failures: Vec<&[Node]> = self.failures_among_good(node).collect();
+        failures.sort_by_key(|group| group.len());
+        // Who is in all but one is in one of any two.
+        let mut others = failures.iter().take(2).flat_map(|group| group.iter());
+        others.any(|other| {
+            let without = failures
+                .iter()
+                .filter(|group| group.binary_search(other).is_err());
+            *other != node && without.count() < WITNESSES_MIN
+        })
+    }
+
+    /// How many groups failed with both of them.
+    pub(super) fn failures_together(&self, node: Node, other: Node) -> usize {
+        let failures = self.failures_of(node);
+        failures
+            .filter(|group| group.binary_search(&other).is_ok())
+            .count()
+    }
+
+    fn failures_among_good(&self, node: Node) -> impl Iterator<Item = &[Node]> {
+        let is_good = move |other: &Node| *other == node || self.is_good(*other);
+        self.failures_of(node)
+            .filter(move |group| group.iter().all(is_good))
     }
 
     /// The groups with this node that failed.
@@ -350,15 +380,18 @@ impl Evidence {
         {
             return rest.iter().all(enough);
         }
-        // Groups of one leaf say nothing of its uplink. Where the whole was slow and nobody is accused, one group of all that
-        // passes is not enough to forget it.
-        let in_doubt = by_leaf && !self.whole_passed && !self.is_anybody_accused();
+        // Groups of one leaf say nothing of its uplink, and those that leave out one of two nodes nothing of the path between
+        // them. Where the whole was slow and nobody is accused, all have to be good together, and more than once to forget it.
+        let in_doubt = !self.whole_passed && !self.is_anybody_accused();
         if in_doubt && self.closings.passed < CLOSINGS_IN_DOUBT {
             return false;
         }
         let Some(closed) = &self.closed else {
             return false;
         };
+        if in_doubt && closed.len() < rest.len() {
+            return false;
+        }
         let outside = rest.iter().filter(|node| !closed.contains(node));
         outside
             .clone()
