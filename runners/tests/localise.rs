@@ -84,6 +84,14 @@ fn a_large_fleet_is_searched_as_well() {
 }
 
 #[test]
+fn many_faulty_ones_are_found_with_few_good_ones_to_try_them_with() {
+    for (nodes, faulty) in [(8, 3), (12, 5)] {
+        let found = tally(nodes, faulty, NOISY, 200, 7);
+        assert!(found.exactness() >= 0.97, "{faulty} of {nodes}: {found:?}");
+    }
+}
+
+#[test]
 fn nobody_is_accused_where_all_are_alike() {
     for nodes in [2, 3, 4, 8, 64, 1_024] {
         let all: Vec<Node> = (0..nodes).collect();
@@ -131,6 +139,60 @@ fn a_slow_path_between_good_nodes_accuses_neither() {
         assert_eq!(finding.conclusion, Conclusion::Paths);
         assert!(waves <= 20, "seed {seed}: {waves}");
     }
+}
+
+/// All pairs of so many take more waves than a search for nodes may have.
+#[test]
+fn a_slow_path_among_as_many_nodes_as_pairs_are_promised_for_is_named() {
+    // The pairs have their turn one after another: one of these is in the last wave of them.
+    for other in 3..32 {
+        let fleet = Fleet {
+            paths: [(2, other)].into(),
+            ..fleet(32, &[])
+        };
+        let (finding, waves) = found(&fleet, 1);
+        assert_eq!(accused(&finding), NOBODY, "{other}: {finding:?}");
+        let paths: Vec<_> = finding.paths.iter().map(|path| path.nodes).collect();
+        assert_eq!(paths, [(2, other)], "{waves} waves: {finding:?}");
+        assert_eq!(finding.conclusion, Conclusion::Paths, "{other}");
+    }
+}
+
+/// Also when all that is measured after it tells nothing any more.
+#[test]
+fn a_slow_path_that_was_found_stays_in_the_conclusion() {
+    let fleet = Fleet {
+        paths: [(2, 5)].into(),
+        ..fleet(8, &[])
+    };
+    let mut search = Search::new(8, Settings::default());
+    let mut failed = 0;
+    let mut is_other_slow = false;
+    while let Step::Wave(groups) = search.step() {
+        let outcomes: Vec<Outcome> = groups
+            .iter()
+            .map(|group| {
+                // Beside the slow path one more pair fails now and then, so the search is not at its end with the first.
+                let is_other = group.purpose == Purpose::Path && group.nodes == [0, 7];
+                is_other_slow ^= is_other;
+                match fleet.measure(group, &mut Random::new(1)) {
+                    _ if failed >= 3 => Outcome::Unknown,
+                    _ if is_other && is_other_slow => Outcome::Failed,
+                    outcome => {
+                        let is_path = group.purpose == Purpose::Path && group.nodes == [2, 5];
+                        failed += u32::from(is_path && outcome == Outcome::Failed);
+                        outcome
+                    }
+                }
+            })
+            .collect();
+        search.tell(&outcomes);
+    }
+    let finding = search.finding();
+    assert_eq!(failed, 3);
+    let found = finding.paths.iter().any(|path| path.nodes == (2, 5));
+    assert!(found, "{finding:?}");
+    assert_eq!(finding.conclusion, Conclusion::Paths);
 }
 
 #[test]
@@ -227,10 +289,22 @@ fn each_class_of_fault_is_named_with_its_place() {
             }
             let found = classes(class, (nodes, rails, under_leaf), NOISY, runs, 11);
             let case = format!("{class:?} among {nodes}: {found:?}");
-            // A pair is asked twice and not three times, so that one lie of 28 pairs hides it; nobody is accused then.
-            let share = if class == Class::Path { 75 } else { 95 };
-            assert!(found.exact * 100 >= found.runs * share, "{case}");
+            assert!(found.exact * 100 >= found.runs * 95, "{case}");
             assert!(found.innocent * 33 <= found.runs, "{case}");
+        }
+    }
+}
+
+/// What few nodes have in common, a path or a rail, makes suspects of the innocent more easily than among many.
+#[test]
+fn a_path_or_a_rail_of_eight_nodes_is_named_and_no_node_is() {
+    // The true shares are 97.4 % and 99.8 %; by chance these bounds are missed less than once in a thousand times.
+    for (class, least) in [(Class::Path, 94), (Class::Rail, 98)] {
+        for seed in [7, 8] {
+            let found = classes(class, (8, 2, 4), NOISY, 400, seed);
+            let case = format!("{class:?}, seed {seed}: {found:?}");
+            assert!(found.exact * 100 >= found.runs * least, "{case}");
+            assert!(found.innocent * 100 <= found.runs, "{case}");
         }
     }
 }
@@ -392,7 +466,9 @@ proptest! {
                 })
                 .collect();
             search.tell(&outcomes);
-            prop_assert!(search.waves() <= waves_max);
+            // All pairs come on top: two rounds of them, with room for those in doubt.
+            let all_pairs = if nodes <= 32 { 2 * (nodes + 10) } else { 0 };
+            prop_assert!(search.waves() <= waves_max + all_pairs);
             prop_assert!(search.closer_waves() <= 400, "a closer look has an end");
         }
         prop_assert_eq!(search.finding().nodes.len(), nodes);

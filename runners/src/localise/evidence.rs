@@ -14,16 +14,18 @@ pub(super) const SUSPECT: f64 = 0.05;
 /// From this one on, with enough failed groups, it is faulty.
 pub(super) const FAULTY: f64 = 0.9993;
 
-/// Failed groups that an accusation needs, and those among them with different nodes that are good.
+/// Failed groups that an accusation needs, and those among them with different nodes that are good; as many of these have to
+/// be left without any one other node.
 pub(super) const FAILS_MIN: u32 = 3;
 pub(super) const WITNESSES_MIN: usize = 2;
 
 /// Groups that have to pass before a node counts as healthy.
 const PASSES_MIN: u32 = 2;
 
-/// Where leaves are known: so many parts that failed, with nobody accused, ask for a closing test; and so many closing tests
-/// have to pass after the whole has failed.
+/// Where leaves are known, so many parts that failed, with nobody accused, ask for a closing test.
 const UNEXPLAINED_MIN: u32 = 2;
+
+/// So many closing tests have to pass after the whole has failed, where nobody is accused.
 const CLOSINGS_IN_DOUBT: u32 = 2;
 
 /// From so many failed groups on, and so many for each that passed, all nodes are taken to be alike where nothing else
@@ -87,6 +89,8 @@ pub(super) struct Evidence {
     belief: Belief,
     pub(super) nodes: Vec<Known>,
     failed_groups: Vec<Vec<Node>>,
+    /// Of each node the places of its own among the failed groups, so that nobody has to look through all of them.
+    failures: Vec<Vec<usize>>,
     passed_groups: usize,
     /// Parts that passed and failed; only where some passed there is contrast.
     parts: Tally,
@@ -102,6 +106,7 @@ impl Evidence {
             leaves: None,
             under: BTreeMap::new(),
             nodes: vec![Known::default(); priors.len()],
+            failures: vec![Vec::new(); priors.len()],
             belief: Belief::new(priors, rates),
             failed_groups: Vec::new(),
             passed_groups: 0,
@@ -181,6 +186,9 @@ impl Evidence {
             return;
         }
         self.belief.learn(&group.nodes, true);
+        for node in &group.nodes {
+            self.failures[*node].push(self.failed_groups.len());
+        }
         self.failed_groups.push(group.nodes.clone());
         match group.purpose {
             Purpose::Part => self.parts.add(true),
@@ -243,6 +251,7 @@ impl Evidence {
         self.belief(node) >= FAULTY
             && self.nodes[node].failed >= FAILS_MIN
             && self.witnesses(node) >= WITNESSES_MIN
+            && !self.may_be_a_path(node)
             && self.failed_at_home(node)
     }
 
@@ -267,16 +276,45 @@ impl Evidence {
         rest
     }
 
-    /// Different good nodes with whom alone it failed.
+    /// How many different groups failed in which all others are good.
     pub(super) fn witnesses(&self, node: Node) -> usize {
-        let among_good = self.failed_groups.iter().filter(|group| {
-            group.binary_search(&node).is_ok()
-                && group
-                    .iter()
-                    .all(|other| *other == node || self.is_good(*other))
-        });
-        let others: BTreeSet<&[Node]> = among_good.map(Vec::as_slice).collect();
-        others.len()
+        let failures = self.failures_among_good(node);
+        failures.collect::<BTreeSet<&[Node]>>().len()
+    }
+
+    /// Whether one and the same other node was in all groups but one that it failed in among good ones: then it may be the
+    /// path between the two, and a group that lied.
+    fn may_be_a_path(&self, node: Node) -> bool {
+        let mut failures: Vec<&[Node]> = self.failures_among_good(node).collect();
+        failures.sort_by_key(|group| group.len());
+        // Who is in all but one is in one of any two.
+        let mut others = failures.iter().take(2).flat_map(|group| group.iter());
+        others.any(|other| {
+            let without = failures
+                .iter()
+                .filter(|group| group.binary_search(other).is_err());
+            *other != node && without.count() < WITNESSES_MIN
+        })
+    }
+
+    /// How many groups failed with both of them.
+    pub(super) fn failures_together(&self, node: Node, other: Node) -> usize {
+        let failures = self.failures_of(node);
+        failures
+            .filter(|group| group.binary_search(&other).is_ok())
+            .count()
+    }
+
+    fn failures_among_good(&self, node: Node) -> impl Iterator<Item = &[Node]> {
+        let is_good = move |other: &Node| *other == node || self.is_good(*other);
+        self.failures_of(node)
+            .filter(move |group| group.iter().all(is_good))
+    }
+
+    /// The groups with this node that failed.
+    fn failures_of(&self, node: Node) -> impl Iterator<Item = &[Node]> {
+        let places = self.failures[node].iter();
+        places.map(|place| self.failed_groups[*place].as_slice())
     }
 
     /// Whether it failed under its own leaf with a good neighbour, where it has neighbours: otherwise it may be the uplink.
@@ -290,12 +328,9 @@ impl Evidence {
                 .clone()
                 .any(|other| *other != node && !self.nodes[*other].is_out())
         };
-        let at_home = |group: &Vec<Node>| {
-            let is_good = |other: &Node| leaves[*other] == leaves[node] && self.is_good(*other);
-            group.binary_search(&node).is_ok()
-                && group.iter().all(|other| *other == node || is_good(other))
-        };
-        self.failed_groups.iter().any(at_home) || !has_neighbour()
+        let is_good = |other: &Node| leaves[*other] == leaves[node] && self.is_good(*other);
+        let at_home = |group: &[Node]| group.iter().all(|other| *other == node || is_good(other));
+        self.failures_of(node).any(at_home) || !has_neighbour()
     }
 
     /// The leaf of each node, where it is known.
@@ -318,7 +353,8 @@ impl Evidence {
 
     /// Whether just these nodes together failed before.
     pub(super) fn has_failed(&self, nodes: &[Node]) -> bool {
-        self.failed_groups.iter().any(|group| group == nodes)
+        let first = nodes.first();
+        first.is_some_and(|first| self.failures_of(*first).any(|group| group == nodes))
     }
 
     /// Whether no part is better than others but by chance; a whole that passed was by chance as well then.
@@ -344,15 +380,18 @@ impl Evidence {
         {
             return rest.iter().all(enough);
         }
-        // Groups of one leaf say nothing of its uplink. Where the whole was slow and nobody is accused, one group of all that
-        // passes is not enough to forget it.
-        let in_doubt = by_leaf && !self.whole_passed && !self.is_anybody_accused();
+        // Groups of one leaf say nothing of its uplink, and those that leave out one of two nodes nothing of the path between
+        // them. Where the whole was slow and nobody is accused, all have to be good together, and more than once to forget it.
+        let in_doubt = !self.whole_passed && !self.is_anybody_accused();
         if in_doubt && self.closings.passed < CLOSINGS_IN_DOUBT {
             return false;
         }
         let Some(closed) = &self.closed else {
             return false;
         };
+        if in_doubt && closed.len() < rest.len() {
+            return false;
+        }
         let outside = rest.iter().filter(|node| !closed.contains(node));
         outside
             .clone()

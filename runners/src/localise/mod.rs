@@ -6,7 +6,8 @@
 //!
 //! **Groups lie.** A group of good nodes fails now and then, and a group with a faulty node passes now and then. So nobody
 //! is accused for one failure: a node is [`Verdict::Faulty`] when it is so with a probability of 0.9993, after three failed
-//! groups of which two were with different nodes that are good.
+//! groups with nodes that are good. Two of them have to be left without any one of the others, since with that one the path
+//! may be slow.
 //!
 //! **The closing test** measures everybody who is not accused once more. It is the only step that sees a second fault that
 //! hid behind the first, and it is the proof that an operator wants: fast without X. It runs beside the last confirmation
@@ -65,7 +66,8 @@ pub struct Settings {
     /// How many groups one wave may have: launches that the scheduler bears at once (Slurm starts about 150 a second at
     /// best).
     pub groups_max: usize,
-    /// How many waves there may be at all.
+    /// How many waves there may be that look for nodes and leaves. Where paths are tried after that, in small groups of nodes
+    /// only, every pair gets its turn.
     pub waves_max: usize,
     /// Where chance begins.
     pub seed: u64,

@@ -125,7 +125,7 @@ impl Search {
                 // Nobody is left whom the open nodes could be measured with.
                 Ok(groups) if groups.is_empty() => self.done = Some(self.evidence.conclusion()),
                 Ok(groups) => self.asked = groups,
-                Err(conclusion) => self.done = Some(self.or_all_alike(conclusion)),
+                Err(conclusion) => self.done = Some(self.or_what_is_found(conclusion)),
             }
         }
         if self.asked.is_empty()
@@ -179,7 +179,7 @@ impl Search {
         if all.len() < 2 || self.blind >= BLIND_MAX {
             return Err(Conclusion::NotKnown);
         }
-        if self.waves >= self.settings.waves_max {
+        if self.waves >= self.settings.waves_max && self.paths.is_none() {
             return Err(self.evidence.conclusion());
         }
         if self.waves == 0 {
@@ -275,20 +275,23 @@ impl Search {
         let groups_max = self.settings.groups_max;
         let paths = self.paths.as_mut();
         let groups = paths.map_or_else(Vec::new, |paths| paths.wave(groups_max));
-        match groups.is_empty() {
-            true if self.slow_paths().is_empty() => Err(Conclusion::NotLocated),
-            true => Err(Conclusion::Paths),
-            false => Ok(groups),
+        if groups.is_empty() {
+            return Err(Conclusion::NotLocated);
         }
+        Ok(groups)
     }
 
-    fn slow_paths(&self) -> &[(Node, Node)] {
-        self.paths.as_ref().map_or(&[], Paths::slow)
+    fn slow_paths(&self) -> impl Iterator<Item = (Node, Node)> {
+        self.paths.iter().flat_map(Paths::slow)
     }
 
-    /// Where hardly any group was good, the few that were may well have been by chance.
-    fn or_all_alike(&self, conclusion: Conclusion) -> Conclusion {
+    /// A path that is slow remains so, however the search ended. Where hardly any group was good, the few that were may well
+    /// have been by chance.
+    fn or_what_is_found(&self, conclusion: Conclusion) -> Conclusion {
         match conclusion {
+            Conclusion::NotLocated | Conclusion::NotKnown if self.slow_paths().next().is_some() => {
+                Conclusion::Paths
+            }
             Conclusion::NotLocated | Conclusion::NotKnown if self.evidence.is_alike() => {
                 Conclusion::AllAlike
             }
@@ -328,7 +331,7 @@ impl Search {
         let accused = accused.map(|node| (node, self.evidence.nodes[node].is_wrong()));
         let known = closer::Known {
             accused: accused.collect(),
-            paths: self.slow_paths().to_vec(),
+            paths: self.slow_paths().collect(),
             good: self.evidence.good(),
             leaves: self.layout.leaves.clone(),
             rails: self.layout.rails,
@@ -353,12 +356,11 @@ impl Search {
         }
         let found = self.leaves.as_ref().filter(|_| self.leaves_told);
         let (leaves, leaf_paths) = found.map(Leaves::found).unwrap_or_default();
-        let paths = self.slow_paths().iter().copied();
         Finding {
             nodes,
             paths: match &self.closer {
                 Some(closer) => closer.paths().collect(),
-                None => paths.map(PathFinding::not_repeated).collect(),
+                None => self.slow_paths().map(PathFinding::not_repeated).collect(),
             },
             rails,
             leaves,

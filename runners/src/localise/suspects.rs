@@ -30,12 +30,21 @@ pub(super) fn confirm(
         } else {
             open
         };
+    let is_tried: BTreeSet<Node> = tried.iter().copied().collect();
+    let others = weak.iter().filter(|node| !is_tried.contains(node));
     if evidence.leaves().is_some() {
         // Neighbours that are good, though not beyond doubt, are better partners than strangers.
-        good.extend(weak.iter().filter(|node| !tried.contains(node)));
+        good.extend(others);
+    } else if good.len() < tried.len() {
+        // They are better partners than none.
+        good.splice(0..0, others.copied());
     }
     random.shuffle(&mut tried);
     let slots = groups_max - usize::from(closing_beside);
+    if good.len() < tried.len() && tried.len() <= 2 * good.len() {
+        // Half of them alone tells more than all of them packed; the others have their turn in the next wave.
+        tried.truncate(good.len());
+    }
     let mut groups = if tried.len() <= slots && tried.len() <= good.len() {
         each_alone(evidence, tried, good)
     } else {
@@ -47,7 +56,7 @@ pub(super) fn confirm(
             .flat_map(|group| group.nodes.iter().copied())
             .collect();
         let mut rest = evidence.not_accused();
-        rest.retain(|node| !busy.contains(node));
+        rest.retain(|node| !busy.contains(node) && evidence.belief(*node) <= SUSPECT);
         if rest.len() >= 2 {
             groups.push(Group::new(rest, Purpose::Closing));
         }
@@ -57,6 +66,7 @@ pub(super) fn confirm(
 
 /// The good nodes, those in the least doubt last.
 fn partners_for(evidence: &Evidence, open: &[Node], random: &mut Random) -> Vec<Node> {
+    let open: BTreeSet<Node> = open.iter().copied().collect();
     let mut good = evidence.good();
     good.retain(|node| !open.contains(node));
     if good.is_empty() && open.len() == 1 {
@@ -110,7 +120,12 @@ fn partner(
             return good.remove(place);
         }
     }
-    let place = good.iter().rposition(new).unwrap_or(good.len() - 1);
+    // Where it was tried with all of them, one with whom it failed least: the others may be at the end of a slow path.
+    let seldom = || {
+        let failures = |place: &usize| evidence.failures_together(suspect, good[*place]);
+        (0..good.len()).rev().min_by_key(failures).unwrap_or(0)
+    };
+    let place = good.iter().rposition(new).unwrap_or_else(seldom);
     good.remove(place)
 }
 
