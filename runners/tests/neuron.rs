@@ -275,6 +275,49 @@ fn a_slow_all_reduce_of_the_cores_fails_and_one_without_a_limit_is_not_judged() 
 }
 
 #[test]
+fn an_all_reduce_over_a_part_of_the_cores_is_not_held_against_the_bound_of_all() {
+    let with_ranks = |ranks: &str, table: &str| {
+        let node = FakeNode::trn1_32xlarge().tool("nccom-test");
+        let ranks = format!("nccom-local.ranks={ranks}");
+        let args = ["--check", "nccom-local", "--set", &ranks];
+        Dhc::on(node.prints(table, 0))
+            .command("run", &[&args[..], &["--format", "json"]].concat())
+            .output()
+            .unwrap()
+    };
+    let one = with_ranks("1", HEALTHY);
+    assert_eq!(one.status.code(), Some(64));
+    // Between two ranks the two bandwidths are the same.
+    let of_two = HEALTHY
+        .replace("0.49\n", "0.25\n")
+        .replace("6.10\n", "3.15\n")
+        .replace("57.52\n", "29.69\n")
+        .replace("94.52\n", "48.78\n");
+    let two = common::outcome(with_ranks("2", &of_two));
+    assert_eq!(
+        (two.exit, two.verdict()),
+        (3, (Status::Unknown, Action::None))
+    );
+    let unknown = two.findings("nccom-local", Status::Unknown);
+    assert!(
+        unknown[0]
+            .message
+            .contains("2 of the node's 32 cores took part"),
+        "{unknown:?}"
+    );
+    let all = common::outcome(with_ranks("32", HEALTHY));
+    assert_eq!(all.exit, 0, "{:?}", all.complaints());
+    for (ranks, table) in [("32", of_two.as_str()), ("2", HEALTHY)] {
+        let lie = common::outcome(with_ranks(ranks, table));
+        assert_eq!(lie.verdict(), (Status::Error, Action::Retry));
+        let Ending::Failed { error } = &lie.check("nccom-local").record.ending else {
+            panic!("a table of another number of ranks was believed")
+        };
+        assert!(error.contains("is that of another number"), "{error}");
+    }
+}
+
+#[test]
 fn a_table_that_ends_before_the_size_asked_for_is_not_believed() {
     let cut = HEALTHY.lines().filter(|line| !line.contains("1073741824"));
     let cut: String = cut.map(|line| format!("{line}\n")).collect();
