@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         bandwidth_bytes: sizes(arguments.next(), "4096,65536,1048576")?,
         windows: 100,
         deadline: Duration::from_secs(120),
+        silence: Duration::from_secs(3),
     };
     let library = Library::load(None, NO_SHORTCUTS)?;
     let devices = library.devices(Some(&provider))?;

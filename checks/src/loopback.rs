@@ -30,6 +30,9 @@ const ANSWER_BYTES: usize = 8;
 /// How often a waiting thread looks at the clock and at the other side, and lets others run.
 const POLLS_BETWEEN_LOOKS: u32 = 512;
 
+/// How much of the time between two looks counts as quiet at most: a thread that was not let run has not listened.
+const LISTENED_MAX: Duration = Duration::from_millis(100);
+
 /// The step in which a device does work that it has taken.
 const EXCHANGE: &str = "exchange messages";
 
@@ -46,6 +49,8 @@ pub struct Course {
     pub windows: usize,
     /// When to give up.
     pub deadline: Duration,
+    /// How long nothing may come of a device before it counts as silent.
+    pub silence: Duration,
 }
 
 /// What was measured of one device.
@@ -113,12 +118,23 @@ pub enum LoopbackError {
         #[source]
         error: FabricError,
     },
-    /// A message did not arrive in time.
-    #[error("no message arrived within {seconds} s while measuring {phase}", seconds = limit.as_secs())]
+    /// The time was over, and nothing had come for long.
+    #[error("nothing came any more for {:.1} s while measuring {phase}", quiet.as_secs_f64())]
     Silent {
         /// What was measured.
         phase: String,
-        /// The deadline of the whole course.
+        /// How long nothing had come.
+        quiet: Duration,
+    },
+    /// The time was over before the course was, which says nothing of the device.
+    #[error(
+        "the time was too short: its {:.1} s were over while measuring {phase}; allow more with --deadline",
+        limit.as_secs_f64()
+    )]
+    TooShort {
+        /// What was measured.
+        phase: String,
+        /// The time of the whole course.
         limit: Duration,
     },
     /// The other side gave up, for a reason of its own.
@@ -132,7 +148,9 @@ impl LoopbackError {
         match self {
             LoopbackError::Silent { .. } => Some("silent"),
             LoopbackError::Fabric { step, .. } if *step == EXCHANGE => Some("failed"),
-            LoopbackError::Fabric { .. } | LoopbackError::PeerStopped => None,
+            LoopbackError::Fabric { .. }
+            | LoopbackError::TooShort { .. }
+            | LoopbackError::PeerStopped => None,
         }
     }
 }
@@ -161,8 +179,9 @@ pub fn measure(
         .max()
         .unwrap_or(1);
     let stopped = AtomicBool::new(false);
-    let mut sender = Side::open(device, slots, slot, course, &stopped)?;
-    let mut receiver = Side::open(device, slots, slot, course, &stopped)?;
+    let begun = Instant::now();
+    let mut sender = Side::open(device, slots, slot, course, begun, &stopped)?;
+    let mut receiver = Side::open(device, slots, slot, course, begun, &stopped)?;
     sender.connect(&receiver.address()?)?;
     receiver.connect(&sender.address()?)?;
     heard("exchanging messages");
@@ -177,7 +196,10 @@ pub fn measure(
                 messages_corrupted: near.messages_corrupted + far.messages_corrupted,
                 ..near
             }),
-            (Err(LoopbackError::PeerStopped) | Ok(_), Err(error)) | (Err(error), _) => Err(error),
+            // What still came on one side was not silence.
+            (Err(LoopbackError::Silent { .. }), Err(error @ LoopbackError::TooShort { .. }))
+            | (Err(LoopbackError::PeerStopped) | Ok(_), Err(error))
+            | (Err(error), _) => Err(error),
         }
     })
 }
@@ -192,6 +214,10 @@ struct Side<'a> {
     endpoint: Endpoint,
     begun: Instant,
     deadline: Duration,
+    silence: Duration,
+    /// When it was last seen whether anything had come, and how long nothing has.
+    looked: Instant,
+    quiet: Duration,
     /// Whether one of the two sides has given up.
     stopped: &'a AtomicBool,
     /// How often nothing had happened yet.
@@ -211,13 +237,17 @@ impl<'a> Side<'a> {
         slots: usize,
         slot: usize,
         course: &Course,
+        begun: Instant,
         stopped: &'a AtomicBool,
     ) -> Result<Side<'a>, LoopbackError> {
         let endpoint = Endpoint::open(device, slots, slot).map_err(at("open an endpoint"))?;
         Ok(Side {
             endpoint,
-            begun: Instant::now(),
+            begun,
             deadline: course.deadline,
+            silence: course.silence,
+            looked: begun,
+            quiet: Duration::ZERO,
             stopped,
             polls: 0,
             next_out: 0,
@@ -409,8 +439,13 @@ impl<'a> Side<'a> {
     /// Takes one completion, if there is one. Every wait passes here, and gives up at the deadline or when the other side has.
     fn progress(&mut self, phase: &str) -> Result<(), LoopbackError> {
         match self.endpoint.poll().map_err(at(EXCHANGE))? {
-            Some(Completion::Sent(slot)) => self.sent[slot] = true,
-            Some(Completion::Received(slot)) => self.received[slot] = true,
+            Some(completion) => {
+                self.quiet = Duration::ZERO;
+                match completion {
+                    Completion::Sent(slot) => self.sent[slot] = true,
+                    Completion::Received(slot) => self.received[slot] = true,
+                }
+            }
             None => {
                 self.polls = self.polls.wrapping_add(1);
                 if self.polls.is_multiple_of(POLLS_BETWEEN_LOOKS) {
@@ -421,11 +456,22 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    fn look(&self, phase: &str) -> Result<(), LoopbackError> {
-        if self.begun.elapsed() > self.deadline {
-            return Err(LoopbackError::Silent {
-                phase: phase.to_owned(),
-                limit: self.deadline,
+    fn look(&mut self, phase: &str) -> Result<(), LoopbackError> {
+        let now = Instant::now();
+        self.quiet += (now - self.looked).min(LISTENED_MAX);
+        self.looked = now;
+        if now - self.begun > self.deadline {
+            let phase = phase.to_owned();
+            return Err(if self.quiet >= self.silence {
+                LoopbackError::Silent {
+                    phase,
+                    quiet: self.quiet,
+                }
+            } else {
+                LoopbackError::TooShort {
+                    phase,
+                    limit: self.deadline,
+                }
             });
         }
         if self.stopped.load(Ordering::Relaxed) {
@@ -510,6 +556,7 @@ mod tests {
             bandwidth_bytes: vec![4096, 1 << 20],
             windows: 3,
             deadline: Duration::from_secs(60),
+            silence: Duration::from_millis(100),
         }
     }
 
@@ -552,6 +599,17 @@ mod tests {
     }
 
     #[test]
+    fn a_time_too_short_to_tell_is_no_silence() {
+        let course = Course {
+            deadline: Duration::from_millis(50),
+            ..course()
+        };
+        let error = alone(&course, &AtomicBool::new(false));
+        assert!(matches!(error, LoopbackError::TooShort { .. }), "{error}");
+        assert_eq!(error.of_the_device(), None);
+    }
+
+    #[test]
     fn a_peer_that_gives_up_is_not_waited_for() {
         let error = alone(&course(), &AtomicBool::new(true));
         assert!(matches!(error, LoopbackError::PeerStopped), "{error}");
@@ -560,8 +618,9 @@ mod tests {
     /// Why a side gives up whose peer never answers.
     fn alone(course: &Course, stopped: &AtomicBool) -> LoopbackError {
         let device = tcp();
-        let mut near = Side::open(&device, 1, 1024, course, stopped).unwrap();
-        let far = Side::open(&device, 1, 1024, course, stopped).unwrap();
+        let begun = Instant::now();
+        let mut near = Side::open(&device, 1, 1024, course, begun, stopped).unwrap();
+        let far = Side::open(&device, 1, 1024, course, begun, stopped).unwrap();
         near.connect(&far.address().unwrap()).unwrap();
         let latency_alone = Course {
             bandwidth_bytes: Vec::new(),

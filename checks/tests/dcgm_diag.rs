@@ -270,6 +270,31 @@ fn seven_gpus_are_not_a_sound_node() {
 }
 
 #[test]
+fn an_old_release_that_names_gpus_with_results_alone_does_not_say_that_others_are_missing() {
+    // These results name two GPUs.
+    let text = output("2.4-r3-pass.json");
+    let counts = |node: FakeNode| {
+        let record = Bench::of(node.tool("dcgmi").prints(&text, 0))
+            .level("3")
+            .record();
+        let verdict = judged(&record);
+        let of_count = verdict.findings.into_iter();
+        let of_count = of_count.filter(|finding| finding.metric == "dcgm.gpus");
+        let found: Vec<_> = of_count
+            .map(|finding| (finding.status, finding.message))
+            .collect();
+        (found, record.gaps)
+    };
+    let (found, gaps) = counts(FakeNode::p5_48xlarge());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, Status::Unknown, "{found:?}");
+    let why = "its results name 2 of 8 that the driver has";
+    assert!(gaps.iter().any(|gap| gap.why.contains(why)), "{gaps:?}");
+    let (found, _) = counts(FakeNode::p5_48xlarge().without_nvml());
+    assert_eq!(found[0].0, Status::Unknown, "{found:?}");
+}
+
+#[test]
 fn an_absent_dcgmi_is_an_error_that_says_what_to_install() {
     let error = Bench::with(|node| node.tool("dcgmi").missing()).error();
     assert!(error.contains("`dcgmi` is not installed"), "{error}");

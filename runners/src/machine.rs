@@ -170,7 +170,7 @@ fn there(host: &Host) -> BTreeSet<Hardware> {
             there.insert(Hardware::NvlinkPerGpu);
         }
     }
-    for card in host.rdma_devices().unwrap_or_default() {
+    for card in host.rdma_devices().unwrap_or_default().known {
         there.insert(if card.is_efa {
             Hardware::Efa
         } else {

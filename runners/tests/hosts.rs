@@ -324,6 +324,106 @@ fn a_card_whose_kind_cannot_be_read_is_not_missing() {
 }
 
 #[test]
+fn an_efa_card_that_cannot_be_read_is_not_missing() {
+    const CARD: &str = "/sys/class/infiniband/rdmap113s0";
+    let (device, vendor) = (
+        format!("{CARD}/device/device"),
+        format!("{CARD}/device/vendor"),
+    );
+    let p5 = FakeNode::p5_48xlarge;
+    for node in [
+        p5().unreadable(&device),
+        p5().file(&device, ""),
+        p5().without(&device),
+        p5().blocked(&device),
+        p5().unreadable(&vendor),
+        p5().file(&vendor, ""),
+        p5().without(&vendor),
+        p5().file(&format!("{CARD}/ports/1/state"), ""),
+    ] {
+        let outcome = Dhc::on(node).check("efa-loopback");
+        let failed = outcome.findings("efa-loopback", Status::Fail);
+        assert!(failed.is_empty(), "{failed:?}");
+        let unknown = outcome.findings("efa-loopback", Status::Unknown);
+        assert!(
+            unknown
+                .iter()
+                .any(|finding| finding.message.contains("rdmap113s0")
+                    && finding.message.contains("could not be read")
+                    && finding.metric != "efa.loopback.state"),
+            "{unknown:?}"
+        );
+    }
+}
+
+#[test]
+fn a_loopback_that_runs_out_of_time_while_messages_flow_accuses_nothing() {
+    let dhc = Dhc::on(FakeNode::plain());
+    let table = dhc.state.path().join("table.toml");
+    // An EFA card's rule for the provider that every machine has.
+    let rule = "schema = \"dhc.thresholds/1\"\ninstance_type = \"plain\"\n\
+                [[limit]]\nmetric = \"fabric.loopback.state\"\nunit = \"state\"\none_of = [\"answered\"]\n\
+                fault = \"nic.silent\"\nsource = \"a test\"\n";
+    std::fs::write(&table, rule).unwrap();
+    let outcome = dhc.run(&[
+        "--check",
+        "fabric-loopback",
+        "--set",
+        "fabric-loopback.provider=tcp",
+        "--deadline",
+        "500ms",
+        "--thresholds",
+        table.to_str().unwrap(),
+    ]);
+    let unknown = outcome.findings("fabric-loopback", Status::Unknown);
+    assert_eq!(
+        outcome.verdict(),
+        (Status::Unknown, Action::None),
+        "{:?}",
+        outcome.complaints()
+    );
+    assert!(
+        unknown
+            .iter()
+            .any(|finding| finding.message.contains("the time was too short")),
+        "{unknown:?}"
+    );
+}
+
+#[test]
+fn a_kernel_log_without_a_record_has_not_been_searched() {
+    for node in [
+        FakeNode::p5_48xlarge().file("/dev/kmsg", ""),
+        FakeNode::p5_48xlarge().blocked("/dev/kmsg"),
+    ] {
+        let outcome = host(node);
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (3, (Status::Unknown, Action::None))
+        );
+        let unknown = outcome.findings("host", Status::Unknown);
+        assert_eq!(unknown[0].metric, "host.kernel.faults", "{unknown:?}");
+    }
+}
+
+#[test]
+fn a_width_that_makes_no_sense_is_unknown() {
+    for width in ["0", "", "x", "255"] {
+        let path = "/sys/bus/pci/devices/0000:b9:00.0/current_link_width";
+        let outcome = host(FakeNode::p5_48xlarge().file(path, width));
+        let unknown = outcome.findings("host", Status::Unknown);
+        assert!(
+            unknown
+                .iter()
+                .any(|finding| finding.subject.name == "0000:b9:00.0"
+                    && finding.metric == "host.pcie.width_missing"),
+            "{width}: {unknown:?}"
+        );
+        assert_eq!((outcome.exit, outcome.verdict().0), (3, Status::Unknown));
+    }
+}
+
+#[test]
 fn a_missing_efa_card_and_a_port_that_is_down_are_found() {
     let efa = |node: FakeNode| {
         // The cards are simulated in sysfs alone; libfabric has none to talk through, which is a gap of its own.

@@ -40,7 +40,7 @@ fn run(dhc: &Dhc) -> Outcome {
     ])
 }
 
-/// A script that prints a table of 128 ranks, `factor` times as slow where this host takes part. It writes down where its
+/// A script that prints a table of the ranks asked for, `factor` times as slow where this host takes part. It writes down where its
 /// workers were to meet.
 fn table(slow_host: &str, factor: u32) -> String {
     format!(
@@ -48,9 +48,11 @@ fn table(slow_host: &str, factor: u32) -> String {
          echo \"$NEURON_RT_ROOT_COMM_ID\" >> \"$0.roots\"\n\
          case \" $* \" in *' {slow_host} '*) f={factor};; *) f=1;; esac\n\
          echo 'size(B) count(elems) type time(us) algbw(GB/s) busbw(GB/s)'\n\
+         for a in \"$@\"; do [ \"$last\" = -r ] && r=$a; last=$a; done\n\
          for b in 67108864 134217728 268435456; do\n\
-         t=$((b / 10000 * f)); g=$((b / t / 1000)).$(printf %03d $((b / t % 1000)))\n\
-         echo \"$b $((b / 4)) fp32 $t $g $g\"\ndone\n\
+         t=$((b / 10000 * f)); g=$((b / t)); w=$((g * 2 * (r - 1) / r))\n\
+         printf '%d %d fp32 %d %d.%03d %d.%03d\\n' $b $((b / 4)) $t $((g / 1000)) $((g % 1000)) $((w / 1000)) $((w % 1000))\n\
+         done\n\
          echo 'Avg bus bandwidth: 1.0GB/s'"
     )
 }

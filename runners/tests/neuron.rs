@@ -178,6 +178,96 @@ fn failed_work_counts_from_the_last_reading_on() {
 }
 
 #[test]
+fn failed_work_that_could_not_be_counted_is_unknown_and_not_new_later() {
+    const COUNTER: &str =
+        "/sys/devices/virtual/neuron_device/neuron2/neuron_core0/stats/status/exec_bad_input/total";
+    let counter = |count| {
+        FakeNode::trn1_32xlarge()
+            .neuron_core(2, 0)
+            .counter("exec_bad_input", count)
+    };
+    let args = ["--check", "neuron-sysfs"];
+    // Not read at first, and not read in between.
+    for readable_before in [None, Some(5)] {
+        let mut dhc = Dhc::on(counter(5));
+        if readable_before.is_some() {
+            assert_eq!(dhc.run(&args).exit, 0);
+        }
+        dhc.node = counter(5).unreadable(COUNTER);
+        let outcome = dhc.run(&args);
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (3, (Status::Unknown, Action::None))
+        );
+        let unknown = outcome.findings("neuron-sysfs", Status::Unknown);
+        assert_eq!(unknown[0].subject.name, "neuron2/core0/exec_bad_input");
+        dhc.node = counter(5);
+        let outcome = dhc.run(&args);
+        assert_eq!(outcome.exit, 0, "{:?}", outcome.complaints());
+        dhc.node = counter(6);
+        assert_eq!(dhc.run(&args).verdict().0, Status::Warn);
+    }
+}
+
+#[test]
+fn a_stuck_device_hides_no_other_one() {
+    const DEVICES: &str = "/sys/devices/virtual/neuron_device";
+    let node = FakeNode::trn1_32xlarge()
+        .neuron(15)
+        .counter("mem_ecc_uncorrected", 5);
+    let files = [
+        "stats/hardware/mem_ecc_uncorrected",
+        "stats/hardware/sram_ecc_uncorrected",
+        "neuron_core0/stats/status/hw_error/total",
+        "neuron_core0/stats/status/hw_nc_ue_error/total",
+        "neuron_core0/stats/status/timeout/total",
+        "neuron_core1/stats/status/hw_error/total",
+        "neuron_core1/stats/status/timeout/total",
+    ];
+    // Two devices, which cost no more than one.
+    let node = ["neuron0", "neuron1"]
+        .iter()
+        .flat_map(|device| files.map(|file| format!("{DEVICES}/{device}/{file}")))
+        .fold(node, |node, file| node.blocked(&file));
+    let outcome = Dhc::on(node).run(&["--check", "neuron-sysfs", "--deadline", "9s"]);
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Replace));
+    let failed = outcome.findings("neuron-sysfs", Status::Fail);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0].subject.name, "neuron15");
+    let unknown = outcome.findings("neuron-sysfs", Status::Unknown);
+    for stuck in ["neuron0", "neuron0/core0/status", "neuron1/core1/status"] {
+        assert!(
+            unknown.iter().any(|finding| finding.subject.name == stuck
+                && finding.message.contains("did not answer")),
+            "{stuck}: {unknown:?}"
+        );
+    }
+}
+
+#[test]
+fn a_counter_of_a_device_that_is_new_is_read_too() {
+    let folder = "/sys/devices/virtual/neuron_device/neuron3/stats/hardware";
+    let with = |name: &str, count: &str| {
+        let file = format!("{folder}/{name}");
+        Dhc::on(FakeNode::trn1_32xlarge().file(&file, count)).check("neuron-sysfs")
+    };
+    let outcome = with("new_counter_uncorrected", "5\n");
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Replace));
+    let failed = outcome.findings("neuron-sysfs", Status::Fail);
+    assert_eq!(failed[0].subject.name, "neuron3/new_counter_uncorrected");
+    assert_eq!(with("new_counter_uncorrected", "0\n").exit, 0);
+    assert_eq!(with("new_counter_uncorrected", "").exit, 3);
+    // Corrected errors are no fault; they are kept.
+    let corrected = with("new_counter_corrected", "5\n");
+    assert_eq!(corrected.exit, 0, "{:?}", corrected.complaints());
+    let kept = &corrected.check("neuron-sysfs").record.measurements;
+    assert!(
+        kept.iter()
+            .any(|kept| kept.subject.name == "neuron3/new_counter_corrected")
+    );
+}
+
+#[test]
 fn an_all_reduce_that_works_passes_and_its_bandwidths_are_computed() {
     let outcome = nccom(
         FakeNode::trn1_32xlarge()
@@ -272,6 +362,49 @@ fn a_slow_all_reduce_of_the_cores_fails_and_one_without_a_limit_is_not_judged() 
     assert_eq!(found[0].metric, "nccom.allreduce.plateau");
     let unknown = slow(FakeNode::of("inf2.48xlarge"));
     assert_eq!(unknown.verdict().0, Status::Unknown);
+}
+
+#[test]
+fn an_all_reduce_over_a_part_of_the_cores_is_not_held_against_the_bound_of_all() {
+    let with_ranks = |ranks: &str, table: &str| {
+        let node = FakeNode::trn1_32xlarge().tool("nccom-test");
+        let ranks = format!("nccom-local.ranks={ranks}");
+        let args = ["--check", "nccom-local", "--set", &ranks];
+        Dhc::on(node.prints(table, 0))
+            .command("run", &[&args[..], &["--format", "json"]].concat())
+            .output()
+            .unwrap()
+    };
+    let one = with_ranks("1", HEALTHY);
+    assert_eq!(one.status.code(), Some(64));
+    // Between two ranks the two bandwidths are the same.
+    let of_two = HEALTHY
+        .replace("0.49\n", "0.25\n")
+        .replace("6.10\n", "3.15\n")
+        .replace("57.52\n", "29.69\n")
+        .replace("94.52\n", "48.78\n");
+    let two = common::outcome(with_ranks("2", &of_two));
+    assert_eq!(
+        (two.exit, two.verdict()),
+        (3, (Status::Unknown, Action::None))
+    );
+    let unknown = two.findings("nccom-local", Status::Unknown);
+    assert!(
+        unknown[0]
+            .message
+            .contains("2 of the node's 32 cores took part"),
+        "{unknown:?}"
+    );
+    let all = common::outcome(with_ranks("32", HEALTHY));
+    assert_eq!(all.exit, 0, "{:?}", all.complaints());
+    for (ranks, table) in [("32", of_two.as_str()), ("2", HEALTHY)] {
+        let lie = common::outcome(with_ranks(ranks, table));
+        assert_eq!(lie.verdict(), (Status::Error, Action::Retry));
+        let Ending::Failed { error } = &lie.check("nccom-local").record.ending else {
+            panic!("a table of another number of ranks was believed")
+        };
+        assert!(error.contains("is that of another number"), "{error}");
+    }
 }
 
 #[test]

@@ -524,6 +524,16 @@ fn link_width(
     if let Some(why) = function.given_up.clone().filter(|_| is_cut) {
         return record.gap(&WIDTH_MISSING, subject.clone(), why);
     }
+    let is_number = |file: &&str| {
+        function
+            .word(file)
+            .is_none_or(|text| text.parse::<u64>().is_ok())
+    };
+    if let Some(file) = files.iter().find(|file| !is_number(file)) {
+        let found = function.word(file).unwrap_or_default().escape_default();
+        let why = format!("`{file}` holds `{found}`, which is not a number of lanes");
+        return record.gap(&WIDTH_MISSING, subject.clone(), why);
+    }
     let lanes = |file: &str| sysfs::pcie_width(function.word(file)?);
     let current = function.word("current_link_width").unwrap_or_default();
     let Some(max) = lanes("max_link_width") else {
@@ -537,7 +547,14 @@ fn link_width(
             .add(gone.detail("its registers read as ones alone: it has fallen off the bus"));
     }
     let Some(width) = sysfs::pcie_width(current) else {
-        return Ok(());
+        // The link of a virtual function, which many network cards are, always has 0 lanes (PCI Express Base
+        // Specification, SR-IOV, Link Status Register).
+        let says_nothing = current.is_empty() || subject.kind == Kind::Nic && current == "0";
+        if says_nothing {
+            return Ok(());
+        }
+        let why = format!("{current} lanes are in use, it says, and it has {max}");
+        return record.gap(&WIDTH_MISSING, subject.clone(), why);
     };
     let max = lanes("../max_link_width").map_or(max, |above| above.min(max));
     record.measure(&WIDTH, subject.clone(), width)?;
@@ -563,7 +580,12 @@ fn kernel_log(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> 
     let log = match host.kernel_log() {
         Ok(text) => KernelLog::read(&text),
         Err(error) => {
-            let why = format!("{error}; run dhc as root, or set kernel.dmesg_restrict=0");
+            let why = match &error {
+                ReadError::Unreadable { .. } => {
+                    format!("{error}; run dhc as root, or set kernel.dmesg_restrict=0")
+                }
+                _ => error.to_string(),
+            };
             return record.gap(&KERNEL_FAULTS, Subject::node(), why);
         }
     };

@@ -23,6 +23,10 @@ const BANDWIDTH_BYTES: usize = 1 << 20;
 /// How much of the check's time the exchanges may take; the rest is for what comes before and after them.
 const TIME_SHARE: f64 = 0.9;
 
+/// How long nothing may come of a device before it counts as silent. A message takes microseconds; one that was lost is
+/// sent again within a second.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// The figures of one of the two checks.
 struct Figures {
     state: Metric,
@@ -35,7 +39,7 @@ struct Figures {
     bandwidth_mean: Metric,
 }
 
-const STATE: &str = "whether the messages arrived: answered; silent: none came in time; failed: work came back with an error";
+const STATE: &str = "whether the messages arrived: answered; silent: none came any more; failed: work came back with an error";
 const CORRUPTED: &str = "messages that arrived with other bytes than were sent";
 const LATENCY: &str = "half a round trip of a message, the median (HyperPod's `typical` latency)";
 const LATENCY_P99: &str = "half a round trip of a message, the 99th percentile";
@@ -372,6 +376,7 @@ impl Loopback {
             bandwidth_bytes: vec![65_536, BANDWIDTH_BYTES],
             windows: 20,
             deadline,
+            silence: SILENCE,
         };
         let mut phases = Vec::new();
         let outcome =
@@ -566,9 +571,15 @@ fn efa_devices(library: &Library, cards: &[String]) -> Result<Vec<(Subject, Devi
 /// The EFA cards that the kernel has; their count, identity, and the state and rate of their ports are recorded.
 fn efa_cards(host: &Host, record: &mut Recorder<'_>) -> Result<Vec<String>, CheckError> {
     let unavailable = |error: ReadError| CheckError::Unavailable(error.to_string());
-    let mut cards = host.rdma_devices().map_err(unavailable)?;
+    let devices = host.rdma_devices().map_err(unavailable)?;
+    let mut cards = devices.known;
     cards.retain(|card| card.is_efa);
-    record.measure(&EFA_COUNT, Subject::node(), cards.len())?;
+    if devices.unknown.is_empty() {
+        record.measure(&EFA_COUNT, Subject::node(), cards.len())?;
+    }
+    for error in devices.unknown {
+        record.gap(&EFA_COUNT, Subject::node(), error.to_string())?;
+    }
     for card in &cards {
         let subject = Subject::new(Kind::Nic, card.name.as_str());
         let identity = [("bdf", card.bdf.clone()), ("guid", card.guid.clone())];

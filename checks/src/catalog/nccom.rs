@@ -11,15 +11,24 @@ pub(super) const TOOL: &str = "nccom-test";
 /// Where newer versions write their rows once more, for programs.
 const JSON_FLAG: &str = "--report-to-json-file";
 
-/// Runs `nccom-test` and reads its table, which has at least one row; what was printed is kept as evidence.
+/// The fewest ranks between which anything is sent; the bus bandwidth of one alone is 0 by definition.
+const RANKS_MIN: u32 = 2;
+
+/// Runs `nccom-test` over so many ranks and reads its table, which has at least one row; what was printed is kept as
+/// evidence.
 ///
 /// # Errors
-/// When it cannot be run, is too late, or leaves anything but a whole table.
+/// When it cannot be run, is too late, or leaves anything but a whole table of that many ranks.
 pub(super) fn table(
     task: &Task,
     command: Command,
+    ranks: u32,
     record: &mut Recorder<'_>,
 ) -> Result<Table, CheckError> {
+    if ranks < RANKS_MIN {
+        let why = format!("an all-reduce takes {RANKS_MIN} Neuron cores, and there is {ranks}");
+        return Err(CheckError::Unavailable(why));
+    }
     let run = |command: &Command| {
         let output = task.host.exec(command);
         output.map_err(|error| CheckError::Unavailable(chain(&error)))
@@ -54,6 +63,12 @@ pub(super) fn table(
     if table.rows.is_empty() && table.failed.is_empty() {
         return Err(not_understood(format!(
             "{TOOL} printed a table without rows"
+        )));
+    }
+    if let Some(row) = table.rows.iter().find(|row| !row.is_of_ranks(ranks)) {
+        return Err(not_understood(format!(
+            "{TOOL} was asked for {ranks} ranks, and the busbw that it printed for {} bytes is that of another number",
+            row.bytes
         )));
     }
     if table.failed.is_empty() {

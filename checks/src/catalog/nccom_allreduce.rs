@@ -144,7 +144,7 @@ impl ClusterCheck for NccomAllReduce {
             .args(["-f", "2", "-n", "20", "-w", "5", "-d", "fp32"])
             .args(["--check", "--non-interactive", "allr"]);
         record.progress(format!("{nodes} nodes"))?;
-        let table = nccom::table(task, on_nodes(command, group, port)?, record)?;
+        let table = nccom::table(task, on_nodes(command, group, port)?, ranks, record)?;
         let whole = || Subject::new(Kind::Group, format!("{nodes} nodes"));
         let busbw: Vec<f64> = table
             .rows

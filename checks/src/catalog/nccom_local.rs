@@ -61,7 +61,8 @@ static SPEC: Spec = Spec {
     explain: "\
 Runs AWS's nccom-test with one rank for each logical core of this node and reads its table. A message size whose result is
 wrong is a fault of the node; one that the tool could not run accuses nothing. Bandwidths are computed from bytes and time,
-since nccom-test's GB/s are 10^9 bytes in some versions and 2^30 in others; the plateau of the large sizes is judged. That the
+since nccom-test's GB/s are 10^9 bytes in some versions and 2^30 in others; the plateau of the large sizes is judged if all
+cores of the node took part. That the
 tool is missing, cannot reach the driver or prints something else is an error and accuses nothing.",
     metrics: &[&FAILED_SIZES, &PLATEAU, &BUSBW, &ALGBW, &TIME, &RANKS],
     needs: Some(Hardware::NeuronDevice),
@@ -71,7 +72,7 @@ tool is missing, cannot reach the driver or prints something else is an error an
         OptionSpec {
             name: "ranks",
             default: "",
-            values: Values::Number(1..=1024),
+            values: Values::Number(2..=1024),
             about: "logical cores to use; all of the node if not set",
         },
         OptionSpec {
@@ -105,7 +106,11 @@ impl InstanceCheck for NccomLocal {
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-        let ranks = ranks(task)?;
+        let chosen = task.number_if_set(&SPEC, "ranks")?;
+        let ranks = match chosen {
+            Some(number) => u32::try_from(number).unwrap_or(u32::MAX),
+            None => nccom::logical_cores(task)?,
+        };
         let max_bytes = task.option(&SPEC, "max-bytes")?;
         let asked = bytes(max_bytes).expect("the option takes nothing else");
         record.measure(&RANKS, Subject::node(), ranks)?;
@@ -122,7 +127,7 @@ impl InstanceCheck for NccomLocal {
             .args(["-r", &ranks.to_string(), "-b", "8", "-e", max_bytes])
             .args(["-f", &STEP.to_string(), "-n", "20", "-w", "5", "-d", "fp32"])
             .args(["--check", "--non-interactive", "allr"]);
-        let table = nccom::table(task, command, record)?;
+        let table = nccom::table(task, command, ranks, record)?;
         let all = || Subject::new(Kind::NeuronDevice, "neuron cores");
         for row in &table.rows {
             record.add(TIME.of(all(), row.time_us).at_bytes(row.bytes))?;
@@ -138,8 +143,17 @@ impl InstanceCheck for NccomLocal {
             .map(|row| row.all_reduce_busbw_gb_per_s(ranks))
             .collect();
         if let (Some(largest), Some(plateau)) = (rows.last(), collective::plateau(&by_size)) {
-            let plateau = PLATEAU.of(all(), plateau);
-            record.add(plateau.at_bytes(largest.bytes))?;
+            // The bounds are those of all cores together.
+            let left_out = match chosen.map(|_| nccom::logical_cores(task)) {
+                None => None,
+                Some(Ok(cores)) if cores == ranks => None,
+                Some(Ok(cores)) => Some(format!("{ranks} of the node's {cores} cores took part")),
+                Some(Err(error)) => Some(error.to_string()),
+            };
+            match left_out {
+                None => record.add(PLATEAU.of(all(), plateau).at_bytes(largest.bytes))?,
+                Some(why) => record.gap(&PLATEAU, all(), why)?,
+            }
         }
         let wrong: Vec<_> = table.failed.iter().filter(|row| row.is_wrong).collect();
         let mut failed = FAILED_SIZES.of(Subject::node(), wrong.len());
@@ -180,12 +194,4 @@ fn bytes(text: &str) -> Option<u64> {
     };
     let bytes = number.parse::<u64>().ok()?.checked_mul(1 << (10 * power))?;
     (bytes > 0).then_some(bytes)
-}
-
-/// The logical cores to use: the user's number, or all that the driver shows.
-fn ranks(task: &Task) -> Result<u32, CheckError> {
-    match task.number_if_set(&SPEC, "ranks")? {
-        Some(number) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
-        None => nccom::logical_cores(task),
-    }
 }

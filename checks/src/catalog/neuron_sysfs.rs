@@ -1,12 +1,12 @@
 //! `neuron-sysfs`: every hardware and status counter of every Neuron device and core.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
-use crate::format::neuron_sysfs::{CoreCounter, core_counter};
-use crate::host::{Host, NeuronDevice, Readings};
+use crate::format::neuron_sysfs::{CoreCounter, core_counter, device_fault};
+use crate::host::{Host, NeuronDevice, ReadError, Readings};
 
 const SRAM: Metric = Metric {
     name: "neuron.sram.uncorrected",
@@ -28,6 +28,20 @@ const REPAIRABLE: Metric = Metric {
     about: "uncorrected errors of a device's memory that a reload of the driver repairs",
     role: Role::Judged,
     fault: "neuron.repairable",
+};
+const DEVICE_HARDWARE: Metric = Metric {
+    name: "neuron.device.hardware_errors",
+    unit: Unit::Count,
+    about: "uncorrected errors of a device in a counter that this version of dhc does not know",
+    role: Role::Judged,
+    fault: "neuron.uncorrectable",
+};
+const DEVICE_OTHER: Metric = Metric {
+    name: "neuron.device.other",
+    unit: Unit::Count,
+    about: "a counter of a device's hardware that this version of dhc does not know",
+    role: Role::Context,
+    fault: "neuron.hardware",
 };
 const HARDWARE: Metric = Metric {
     name: "neuron.core.hardware_errors",
@@ -71,11 +85,23 @@ static SPEC: Spec = Spec {
     explain: "\
 Reads the counters that the Neuron driver keeps for each device (uncorrected errors of SRAM and memory) and for each core
 (errors of hardware, failed and successful work), in the layouts of old and new drivers. Counters of hardware are judged as
-they stand; they start at zero when the driver is loaded. Failed work is judged by what has come since the last reading of
+they stand; they start at zero when the driver is loaded. One that this version of dhc does not know is judged if its name
+says that it counts errors of the hardware that were not corrected, and recorded otherwise. Failed work is judged by what has come since the last reading of
 the same boot and driver, since an application can fail by its own fault. A counter that cannot be read is unknown, never
-zero; the driver itself shows zero for an SRAM counter that it failed to read, so its complaint in the kernel's log makes
+zero; a device with a file that does not answer is given up, and the others are read. The driver itself shows zero for an SRAM counter that it failed to read, so its complaint in the kernel's log makes
 those counters unknown too.",
-    metrics: &[&SRAM, &HBM, &REPAIRABLE, &HARDWARE, &EXECUTION_NEW, &EXECUTION, &SUCCESS, &OTHER],
+    metrics: &[
+        &SRAM,
+        &HBM,
+        &REPAIRABLE,
+        &DEVICE_HARDWARE,
+        &DEVICE_OTHER,
+        &HARDWARE,
+        &EXECUTION_NEW,
+        &EXECUTION,
+        &SUCCESS,
+        &OTHER,
+    ],
     needs: Some(Hardware::NeuronDevice),
     tags: &["neuron", "quick"],
     company: Company::Welcome,
@@ -110,19 +136,23 @@ impl InstanceCheck for NeuronSysfs {
             .state
             .as_deref()
             .and_then(|folder| Readings::load(folder, READINGS, &epoch));
+        // What cannot be read now keeps its earlier reading, or its next one would look new.
         let mut now = Readings {
             epoch,
-            ..Readings::default()
+            counters: before.clone().unwrap_or_default().counters,
         };
         let sram_not_read = host
             .kernel_log()
             .is_ok_and(|log| String::from_utf8_lossy(&log).contains(SRAM_NOT_READ));
-        let usual = usual_counters(host, &devices);
-        for device in &devices {
-            device_counters(host, device, sram_not_read, record)?;
-            for core in &device.cores {
-                core_counters(host, device, *core, before.as_ref(), &mut now, record)?;
-                missing_counters(host, device, *core, &usual, record)?;
+        let told = read(host, &devices);
+        let usual = usual_counters(&told);
+        let mut not_compared = 0;
+        for told in &told {
+            device_counters(told, sram_not_read, record)?;
+            for (core, status) in &told.cores {
+                let place = format!("{}/core{core}", told.name);
+                core_counters(&place, status, &usual, record)?;
+                not_compared += failed_work(&place, status, before.as_ref(), &mut now, record)?;
             }
         }
         match (&before, &task.state) {
@@ -131,6 +161,9 @@ impl InstanceCheck for NeuronSysfs {
             (None, None) => {
                 record.note("no place to keep readings in, so failed work is not compared")?
             }
+            (Some(_), _) if not_compared > 0 => record.note(format!(
+                "{not_compared} counters of failed work could not be read before and are compared from now on"
+            ))?,
             (Some(_), _) => {}
         }
         let stored = task
@@ -150,130 +183,227 @@ fn epoch(host: &Host) -> String {
     format!("boot {boot}, driver {driver}")
 }
 
+/// The counters of a folder by name.
+#[derive(Default)]
+struct Counters {
+    counts: BTreeMap<String, Result<u64, ReadError>>,
+    /// Why it was not read to the end.
+    cut: Option<ReadError>,
+}
+
+/// What a device told, as far as it did.
+struct Told {
+    name: String,
+    /// Whether it is an Inferentia 1, which counts nothing for the whole device.
+    is_inferentia_1: bool,
+    hardware: Counters,
+    cores: Vec<(u32, Counters)>,
+}
+
+/// How many devices are read at once; a node has 16.
+const AT_ONCE: usize = 64;
+
+/// Reads all devices side by side, so that stuck ones cost one limit together.
+fn read(host: &Host, devices: &[NeuronDevice]) -> Vec<Told> {
+    let mut told = Vec::new();
+    for some in devices.chunks(AT_ONCE) {
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = some
+                .iter()
+                .map(|device| scope.spawn(|| read_device(host, device)))
+                .collect();
+            told.extend(
+                readers
+                    .into_iter()
+                    .map(|reader| reader.join().expect("a reader does not panic")),
+            );
+        });
+    }
+    told
+}
+
+fn read_device(host: &Host, device: &NeuronDevice) -> Told {
+    let path = &device.path;
+    let mut given_up = None;
+    let hardware = read_counters(host, &format!("{path}/stats/hardware"), &mut given_up);
+    let cores = device.cores.iter().map(|core| {
+        let status = format!("{path}/neuron_core{core}/stats/status");
+        (*core, read_counters(host, &status, &mut given_up))
+    });
+    let cores = cores.collect();
+    let is_inferentia_1 = given_up.is_none()
+        && host
+            .text(format!("{path}/info/architecture/arch_type"))
+            .is_ok_and(|arch| arch == "NDv1");
+    Told {
+        name: device.name(),
+        is_inferentia_1,
+        hardware,
+        cores,
+    }
+}
+
+/// Reads a folder of counters. A device is given up at its first file that does not answer: each further one would cost the
+/// limit again.
+fn read_counters(host: &Host, folder: &str, given_up: &mut Option<ReadError>) -> Counters {
+    let mut counters = Counters::default();
+    if given_up.is_none() {
+        match host.list(folder) {
+            Ok(names) => {
+                for name in names {
+                    let count = host.neuron_counter(&format!("{folder}/{name}"));
+                    if let Err(error @ ReadError::Blocked { .. }) = count {
+                        *given_up = Some(error);
+                        break;
+                    }
+                    counters.counts.insert(name, count);
+                }
+            }
+            Err(error @ ReadError::Blocked { .. }) => *given_up = Some(error),
+            Err(error) => {
+                counters.cut = Some(error);
+                return counters;
+            }
+        }
+    }
+    counters.cut.clone_from(given_up);
+    counters
+}
+
+/// The counters of a device that have a metric of their own.
+const KNOWN: [(&Metric, &str); 3] = [
+    (&SRAM, "sram_ecc_uncorrected"),
+    (&HBM, "mem_ecc_uncorrected"),
+    (&REPAIRABLE, "mem_ecc_repairable_uncorrected"),
+];
+
 fn device_counters(
-    host: &Host,
-    device: &NeuronDevice,
+    told: &Told,
     sram_not_read: bool,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let subject = Subject::new(Kind::NeuronDevice, device.name());
-    let hardware = format!("{}/stats/hardware", device.path);
-    // Inferentia 1 has none of these counters.
-    let has_none = host
-        .text(format!("{}/info/architecture/arch_type", device.path))
-        .is_ok_and(|arch| arch == "NDv1");
-    for (metric, file) in [
-        (&SRAM, "sram_ecc_uncorrected"),
-        (&HBM, "mem_ecc_uncorrected"),
-        (&REPAIRABLE, "mem_ecc_repairable_uncorrected"),
-    ] {
-        match host.neuron_counter(&format!("{hardware}/{file}")) {
-            Ok(0) if sram_not_read && metric.name == SRAM.name => {
+    let subject = Subject::new(Kind::NeuronDevice, told.name.as_str());
+    let Counters { counts, cut } = &told.hardware;
+    for (metric, file) in KNOWN {
+        match (counts.get(file), cut) {
+            (Some(Ok(0)), _) if sram_not_read && metric.name == SRAM.name => {
                 let why =
                     "the driver logged that it failed to read SRAM counters, for which it shows 0";
                 record.gap(metric, subject.clone(), why)?;
             }
-            Ok(count) => record.measure(metric, subject.clone(), count)?,
-            Err(error) if error.is_absent() && (has_none || metric.name == REPAIRABLE.name) => {}
-            Err(error) => record.gap(metric, subject.clone(), error.to_string())?,
+            (Some(Ok(count)), _) => record.measure(metric, subject.clone(), *count)?,
+            (Some(Err(error)), _) => record.gap(metric, subject.clone(), error.to_string())?,
+            (None, Some(error)) if !error.is_absent() => {
+                record.gap(metric, subject.clone(), error.to_string())?;
+            }
+            // Older devices repair nothing.
+            (None, _) if told.is_inferentia_1 || metric.name == REPAIRABLE.name => {}
+            (None, _) => {
+                let why = format!("the driver does not show the counter `{file}`");
+                record.gap(metric, subject.clone(), why)?;
+            }
+        }
+    }
+    let is_known = |name: &str| KNOWN.iter().any(|(_, file)| *file == name);
+    for (name, count) in counts.iter().filter(|(name, _)| !is_known(name)) {
+        let place = Subject::new(Kind::NeuronDevice, format!("{subject}/{name}"));
+        match (device_fault(name), count) {
+            (Some(class), Ok(count)) => {
+                record.add(DEVICE_HARDWARE.of(place, *count).fault(class))?;
+            }
+            (Some(_), Err(error)) => record.gap(&DEVICE_HARDWARE, place, error.to_string())?,
+            (None, Ok(count)) => record.measure(&DEVICE_OTHER, place, *count)?,
+            (None, Err(error)) => record.gap(&DEVICE_OTHER, place, error.to_string())?,
         }
     }
     Ok(())
 }
 
 /// The hardware counters that any core shows.
-fn usual_counters(host: &Host, devices: &[NeuronDevice]) -> BTreeSet<String> {
-    let cores = devices
-        .iter()
-        .flat_map(|device| device.cores.iter().map(move |core| (device, *core)));
-    let names =
-        cores.flat_map(|(device, core)| host.list(status(device, core)).unwrap_or_default());
-    names
+fn usual_counters(told: &[Told]) -> BTreeSet<&str> {
+    let cores = told.iter().flat_map(|told| &told.cores);
+    cores
+        .flat_map(|(_, status)| status.counts.keys())
+        .map(String::as_str)
         .filter(|name| matches!(core_counter(name), CoreCounter::Hardware(_)))
         .collect()
 }
 
-/// A counter of the hardware that other cores show and this one does not is not zero.
-fn missing_counters(
-    host: &Host,
-    device: &NeuronDevice,
-    core: u32,
-    usual: &BTreeSet<String>,
+fn of_core(place: &str, counter: &str) -> Subject {
+    Subject::new(Kind::NeuronCore, format!("{place}/{counter}"))
+}
+
+/// All that a core has counted since the driver was loaded.
+fn core_counters(
+    place: &str,
+    status: &Counters,
+    usual: &BTreeSet<&str>,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let Ok(names) = host.list(status(device, core)) else {
-        return Ok(());
-    };
-    for name in usual.iter().filter(|name| !names.contains(*name)) {
-        let subject = Subject::new(
-            Kind::NeuronCore,
-            format!("{}/core{core}/{name}", device.name()),
-        );
+    for (name, count) in &status.counts {
+        let subject = of_core(place, name);
+        match (core_counter(name), count) {
+            (CoreCounter::Hardware(class), Ok(count)) => {
+                record.add(HARDWARE.of(subject, *count).fault(class))?;
+            }
+            (CoreCounter::Hardware(_), Err(error)) => {
+                record.gap(&HARDWARE, subject, error.to_string())?;
+            }
+            // A core has two dozen counters of other kinds; those that never moved say nothing.
+            (CoreCounter::Execution | CoreCounter::Unknown, Ok(0)) => {}
+            (CoreCounter::Execution, Ok(count)) => record.measure(&EXECUTION, subject, *count)?,
+            // Whether work has failed lately is what is judged.
+            (CoreCounter::Execution, Err(error)) => {
+                record.gap(&EXECUTION_NEW, subject, error.to_string())?;
+            }
+            (CoreCounter::Success, Ok(count)) => record.measure(&SUCCESS, subject, *count)?,
+            (CoreCounter::Success, Err(error)) => {
+                record.gap(&SUCCESS, subject, error.to_string())?;
+            }
+            (CoreCounter::Unknown, Ok(count)) => record.measure(&OTHER, subject, *count)?,
+            (CoreCounter::Unknown, Err(error)) => {
+                record.gap(&OTHER, subject, error.to_string())?;
+            }
+        }
+    }
+    if let Some(error) = &status.cut {
+        return record.gap(&HARDWARE, of_core(place, "status"), error.to_string());
+    }
+    // A counter of the hardware that other cores show and this one does not is not zero.
+    for name in usual
+        .iter()
+        .filter(|name| !status.counts.contains_key(**name))
+    {
         let why = "the driver shows this counter for other cores and not for this one";
-        record.gap(&HARDWARE, subject, why)?;
+        record.gap(&HARDWARE, of_core(place, name), why)?;
     }
     Ok(())
 }
 
-/// Where a core has its counters.
-fn status(device: &NeuronDevice, core: u32) -> String {
-    format!("{}/neuron_core{core}/stats/status", device.path)
-}
-
-fn core_counters(
-    host: &Host,
-    device: &NeuronDevice,
-    core: u32,
+/// The work of a core that has failed since the last reading; returns how many counters had none.
+fn failed_work(
+    place: &str,
+    status: &Counters,
     before: Option<&Readings>,
     now: &mut Readings,
     record: &mut Recorder<'_>,
-) -> Result<(), CheckError> {
-    let status = status(device, core);
-    let subject = |counter: &str| {
-        Subject::new(
-            Kind::NeuronCore,
-            format!("{}/core{core}/{counter}", device.name()),
-        )
-    };
-    let names = match host.list(&status) {
-        Ok(names) => names,
-        Err(error) => return record.gap(&HARDWARE, subject("status"), error.to_string()),
-    };
-    for name in names {
-        let kind = core_counter(&name);
-        let metric = match kind {
-            CoreCounter::Hardware(_) => &HARDWARE,
-            CoreCounter::Execution => &EXECUTION,
-            CoreCounter::Success => &SUCCESS,
-            CoreCounter::Unknown => &OTHER,
+) -> Result<usize, CheckError> {
+    let mut not_compared = 0;
+    for (name, count) in &status.counts {
+        let (CoreCounter::Execution, Ok(count)) = (core_counter(name), count) else {
+            continue;
         };
-        let count = match host.neuron_counter(&format!("{status}/{name}")) {
-            Ok(count) => count,
-            Err(error) => {
-                record.gap(metric, subject(&name), error.to_string())?;
-                continue;
-            }
+        let subject = of_core(place, name);
+        now.counters.insert(subject.name.clone(), *count);
+        let Some(last) = before.and_then(|readings| readings.counters.get(&subject.name)) else {
+            not_compared += 1;
+            continue;
         };
-        match kind {
-            CoreCounter::Hardware(class) => {
-                record.add(metric.of(subject(&name), count).fault(class))?
-            }
-            // A core has two dozen counters of other kinds; those that never moved say nothing.
-            CoreCounter::Execution | CoreCounter::Unknown if count == 0 => {}
-            CoreCounter::Execution | CoreCounter::Unknown | CoreCounter::Success => {
-                record.measure(metric, subject(&name), count)?;
-            }
-        }
-        if kind == CoreCounter::Execution {
-            let key = subject(&name).name;
-            let last = before.map(|readings| readings.counters.get(&key).copied().unwrap_or(0));
-            // A counter that went back was cleared by hand; what it shows has come since.
-            let new = last.map(|last| count.checked_sub(last).unwrap_or(count));
-            if let Some(new) = new.filter(|new| *new > 0) {
-                record.measure(&EXECUTION_NEW, subject(&name), new)?;
-            }
-            now.counters.insert(key, count);
+        // A counter that went back was cleared by hand; what it shows has come since.
+        let new = count.checked_sub(*last).unwrap_or(*count);
+        if new > 0 {
+            record.measure(&EXECUTION_NEW, subject, new)?;
         }
     }
-    Ok(())
+    Ok(not_compared)
 }

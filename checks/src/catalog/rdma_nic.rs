@@ -3,6 +3,7 @@
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::host::ReadError;
 
 const COUNT: Metric = Metric {
     name: "rdma.device.count",
@@ -80,12 +81,16 @@ impl InstanceCheck for RdmaNic {
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let host = &task.host;
+        let unknown = |error: ReadError, record: &mut Recorder<'_>| {
+            record.gap(&COUNT, Subject::node(), error.to_string())?;
+            record.gap(&ACTIVE, Subject::node(), error.to_string())
+        };
         let mut devices = match host.rdma_devices() {
-            Ok(devices) => devices,
-            Err(error) => {
-                record.gap(&COUNT, Subject::node(), error.to_string())?;
-                return record.gap(&ACTIVE, Subject::node(), error.to_string());
-            }
+            Ok(devices) => match devices.unknown.into_iter().next() {
+                Some(error) => return unknown(error, record),
+                None => devices.known,
+            },
+            Err(error) => return unknown(error, record),
         };
         devices.retain(|device| !device.is_efa);
         record.measure(&COUNT, Subject::node(), devices.len())?;

@@ -53,6 +53,15 @@ pub fn core_counter(name: &str) -> CoreCounter {
     }
 }
 
+/// The fault class of a counter `name` below `stats/hardware` of a device, if it counts errors that were not corrected.
+pub fn device_fault(name: &str) -> Option<&'static str> {
+    match name {
+        name if !name.contains("uncorrect") => None,
+        name if name.contains("repairable") => Some("neuron.repairable"),
+        _ => Some("neuron.uncorrectable"),
+    }
+}
+
 /// The index in a name such as `neuron12` or `neuron_core1`, given what stands before it.
 pub fn index(name: &str, prefix: &str) -> Option<u32> {
     let digits = name.strip_prefix(prefix)?;

@@ -214,7 +214,7 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-fn malformed(path: &Path, content: &[u8], expected: &'static str) -> ReadError {
+pub(super) fn malformed(path: &Path, content: &[u8], expected: &'static str) -> ReadError {
     let found = String::from_utf8_lossy(&content[..content.len().min(64)])
         .escape_default()
         .to_string();

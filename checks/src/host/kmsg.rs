@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::files::{READ_LIMIT, in_time, open};
+use super::files::{READ_LIMIT, in_time, malformed, open};
 use super::{Host, ReadError};
 
 /// How much of the log is read. The kernel's ring has 16 MiB at most where nobody has built it larger.
@@ -23,10 +23,16 @@ impl Host {
     /// All records that the kernel still has, oldest first, one a line.
     ///
     /// # Errors
-    /// See [`ReadError`]; EPERM means that the log is for root alone.
+    /// See [`ReadError`]; EPERM means that the log is for root alone. A log without a record is malformed, since every boot
+    /// writes some: containers are given `/dev/null` or a pipe in its place.
     pub fn kernel_log(&self) -> Result<Vec<u8>, ReadError> {
         let root = self.root.clone();
         match in_time(READ_LIMIT, move || records(&root)) {
+            Some(Ok(log)) if log.is_empty() => Err(malformed(
+                KMSG.as_ref(),
+                b"",
+                "the kernel's log (a container has to be given the host's)",
+            )),
             Some(Ok(log)) => Ok(log),
             Some(Err(Errno::NOENT)) => Err(ReadError::Absent { path: KMSG.into() }),
             Some(Err(errno)) => Err(ReadError::Unreadable {

@@ -1,6 +1,7 @@
 //! The RDMA devices of the machine: `/sys/class/infiniband` (Linux, Documentation/ABI/stable/sysfs-class-infiniband).
 //! InfiniBand, RoCE and EFA cards all stand there.
 
+use super::files::malformed;
 use super::{Host, ReadError};
 
 const DEVICES: &str = "/sys/class/infiniband";
@@ -19,6 +20,15 @@ pub struct RdmaDevice {
     pub bdf: String,
     /// The globally unique id of the node, empty where the kernel does not say.
     pub guid: String,
+}
+
+/// The RDMA devices of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RdmaDevices {
+    /// Those of which it is known what they are.
+    pub known: Vec<RdmaDevice>,
+    /// Why it is not known of the others: each may be any card.
+    pub unknown: Vec<ReadError>,
 }
 
 /// A port as the kernel shows it.
@@ -40,31 +50,50 @@ impl Host {
     /// The RDMA devices with a PCI function behind them; those made of software have none and are left out.
     ///
     /// # Errors
-    /// When the directory or what a device is can not be read: how many there are is not known then.
-    pub fn rdma_devices(&self) -> Result<Vec<RdmaDevice>, ReadError> {
+    /// When the directory cannot be read.
+    pub fn rdma_devices(&self) -> Result<RdmaDevices, ReadError> {
         let names = match self.list(DEVICES) {
             Ok(names) => names,
-            Err(error) if error.is_absent() => return Ok(Vec::new()),
+            Err(error) if error.is_absent() => return Ok(RdmaDevices::default()),
             Err(error) => return Err(error),
         };
-        let device = |name: String| {
-            let text = |file: &str| self.text(format!("{DEVICES}/{name}/{file}"));
-            let vendor = match text("device/vendor") {
-                Err(error) if error.is_absent() => return None,
-                Err(error) => return Some(Err(error)),
-                Ok(vendor) => vendor,
-            };
-            let pci_device = text("device/device").unwrap_or_default();
-            Some(Ok(RdmaDevice {
-                is_efa: vendor == AMAZON && pci_device.starts_with("0xefa"),
-                bdf: self
-                    .link(format!("{DEVICES}/{name}/device"))
-                    .unwrap_or_default(),
-                guid: text("node_guid").unwrap_or_default(),
-                name,
-            }))
+        let mut devices = RdmaDevices::default();
+        for name in names {
+            match self.rdma_device(name) {
+                Ok(device) => devices.known.extend(device),
+                Err(error) => devices.unknown.push(error),
+            }
+        }
+        Ok(devices)
+    }
+
+    /// What a device is; `None` for one that is made of software.
+    fn rdma_device(&self, name: String) -> Result<Option<RdmaDevice>, ReadError> {
+        let folder = format!("{DEVICES}/{name}");
+        let bdf = self.link(format!("{folder}/device")).unwrap_or_default();
+        let vendor = match self.pci_number(&format!("{folder}/device/vendor")) {
+            Err(error) if error.is_absent() && !is_bdf(&bdf) => return Ok(None),
+            vendor => vendor?,
         };
-        names.into_iter().filter_map(device).collect()
+        let is_efa = vendor == AMAZON
+            && self
+                .pci_number(&format!("{folder}/device/device"))?
+                .starts_with("0xefa");
+        Ok(Some(RdmaDevice {
+            is_efa,
+            bdf,
+            guid: self.text(format!("{folder}/node_guid")).unwrap_or_default(),
+            name,
+        }))
+    }
+
+    /// A number of PCI's as sysfs writes it, such as `0x1d0f`.
+    fn pci_number(&self, path: &str) -> Result<String, ReadError> {
+        let text = self.text(path)?;
+        match text.strip_prefix("0x") {
+            Some(digits) if u32::from_str_radix(digits, 16).is_ok() => Ok(text),
+            _ => Err(malformed(path.as_ref(), text.as_bytes(), "a PCI number")),
+        }
     }
 
     /// The ports of a device, in order.
@@ -88,7 +117,14 @@ impl Host {
             };
             RdmaPort {
                 number,
-                state: text("state").map(word),
+                state: text("state").and_then(|state| match state.as_str() {
+                    "" => Err(malformed(
+                        format!("{folder}/{number}/state").as_ref(),
+                        b"",
+                        "a port's state",
+                    )),
+                    _ => Ok(word(state)),
+                }),
                 physical: text("phys_state").map(word).unwrap_or_default(),
                 link_layer: text("link_layer").unwrap_or_default(),
                 // `100 Gb/sec (4X EDR)`
@@ -107,4 +143,12 @@ impl Host {
     pub fn rdma_counter(&self, device: &str, port: u32, name: &str) -> Result<u64, ReadError> {
         self.number(format!("{DEVICES}/{device}/ports/{port}/counters/{name}"))
     }
+}
+
+/// Whether a name is a PCI address: `0000:52:00.0`.
+fn is_bdf(name: &str) -> bool {
+    let mut parts = name.split([':', '.']);
+    let is_hex =
+        |part: Option<&str>| part.is_some_and(|part| u32::from_str_radix(part, 16).is_ok());
+    (0..4).all(|_| is_hex(parts.next())) && parts.next().is_none()
 }

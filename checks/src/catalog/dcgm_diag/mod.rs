@@ -130,7 +130,7 @@ impl InstanceCheck for DcgmDiag {
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let level = Level::of(task.number(&SPEC, LEVEL.name)?);
-        preflight::run(&task.host, level, record)?;
+        let driver_has = preflight::run(&task.host, level, record)?;
         record.progress(format!(
             "DCGM's diagnostic of level {} is running",
             level.number()
@@ -142,7 +142,7 @@ impl InstanceCheck for DcgmDiag {
         }
         let status = exit_status(&output, level)?;
         let diagnosis = diagnosis(&output, status)?;
-        tell(&diagnosis, level, status, record)
+        tell(&diagnosis, level, status, driver_has, record)
     }
 }
 
@@ -200,11 +200,12 @@ fn diagnosis(output: &Output, status: i32) -> Result<Diagnosis, CheckError> {
     })
 }
 
-/// Records all that follows from the diagnosis and the exit status.
+/// Records all that follows from the diagnosis and the exit status. `driver_has` is the number of GPUs that NVML knows.
 fn tell(
     diagnosis: &Diagnosis,
     level: Level,
     status: i32,
+    driver_has: Option<u32>,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     for (metric, version) in [
@@ -225,6 +226,16 @@ fn tell(
             Subject::node(),
             "this release of DCGM names no GPU at this level",
         )?,
+        // Without a list, a GPU that no result names may be there all the same.
+        gpus if !diagnosis.has_inventory
+            && driver_has.map(|count| count as usize) != Some(gpus) =>
+        {
+            let all = driver_has.map_or("an unknown number".to_owned(), |count| count.to_string());
+            let why = format!(
+                "this release of DCGM lists no GPUs, and its results name {gpus} of {all} that the driver has"
+            );
+            record.gap(&GPUS, Subject::node(), why)?;
+        }
         gpus => record.measure(&GPUS, Subject::node(), gpus)?,
     }
     for (&gpu, serial) in &diagnosis.serials {

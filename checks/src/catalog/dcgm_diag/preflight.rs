@@ -16,22 +16,28 @@ const DIAGNOSTIC: &str = "nvvs";
 /// How long NVML may take: without persistence mode it wakes every GPU, which takes seconds for each.
 const NVML_LIMIT: Duration = Duration::from_secs(60);
 
-/// Looks whether anything is in the way, and says what could not be looked at and what the run depends on.
+/// Looks whether anything is in the way, and says what could not be looked at and what the run depends on. Returns how many
+/// GPUs NVML knows.
 ///
 /// # Errors
 /// When the diagnostic would be refused, or would measure something else than idle GPUs.
-pub(super) fn run(host: &Host, level: Level, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+pub(super) fn run(
+    host: &Host,
+    level: Level,
+    record: &mut Recorder<'_>,
+) -> Result<Option<u32>, CheckError> {
     engine(host, record)?;
-    let obstacles = match obstacles_in_time(host, level) {
-        Ok(obstacles) => obstacles,
+    let (count, obstacles) = match obstacles_in_time(host, level) {
+        Ok(answer) => answer,
         Err(why) => {
-            return record.note(format!(
+            record.note(format!(
                 "could not ask beforehand whether the GPUs are free: {why}"
-            ));
+            ))?;
+            return Ok(None);
         }
     };
     if obstacles.is_empty() {
-        return Ok(());
+        return Ok(Some(count));
     }
     Err(CheckError::Unavailable(format!(
         "DCGM's diagnostic was not started: {}",
@@ -61,16 +67,16 @@ fn engine(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
 }
 
 /// As [`obstacles`], which a stuck driver would keep for ever: it is asked in a thread of its own.
-fn obstacles_in_time(host: &Host, level: Level) -> Result<Vec<String>, String> {
+fn obstacles_in_time(host: &Host, level: Level) -> Result<(u32, Vec<String>), String> {
     let (host, (answer, heard)) = (host.clone(), channel());
     thread::spawn(move || answer.send(obstacles(&host, level)));
     let late = |_| format!("NVML has not answered within {} s", NVML_LIMIT.as_secs());
     heard.recv_timeout(NVML_LIMIT).map_err(late)?
 }
 
-/// What of the GPUs stands in the way, or why they could not be asked. A GPU that does not answer is not in the way: what
+/// How many GPUs there are and what of them stands in the way, or why they could not be asked. A GPU that does not answer is not in the way: what
 /// DCGM says of it is worth hearing.
-fn obstacles(host: &Host, level: Level) -> Result<Vec<String>, String> {
+fn obstacles(host: &Host, level: Level) -> Result<(u32, Vec<String>), String> {
     let nvml = host.nvml().map_err(|error| chain(&error))?;
     let count = nvml.device_count().map_err(|error| error.to_string())?;
     let mut obstacles = Vec::new();
@@ -102,7 +108,7 @@ fn obstacles(host: &Host, level: Level) -> Result<Vec<String>, String> {
             }
         }
     }
-    Ok(obstacles)
+    Ok((count, obstacles))
 }
 
 /// Number and name of every process; those that end while they are looked at are left out.

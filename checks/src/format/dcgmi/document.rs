@@ -105,6 +105,7 @@ fn iterated(document: &Object, iterations: &Value) -> Result<Diagnosis, DcgmiErr
         whole.results.extend(run.results);
         whole.remarks.extend(run.remarks);
         whole.gpus.extend(run.gpus);
+        whole.has_inventory |= run.has_inventory;
         whole.runtime_error = whole.runtime_error.or(run.runtime_error);
         if whole.dcgm_version.is_none() {
             whole.dcgm_version = run.dcgm_version;
@@ -153,6 +154,9 @@ fn inventory(document: &Object, root: &Object) -> Result<Diagnosis, DcgmiError> 
     let mut diagnosis = Diagnosis {
         dcgm_version: first("version").and_then(word),
         driver_version: first("Driver Version Detected").and_then(word),
+        has_inventory: ["GPU Device IDs", "entity_groups"]
+            .iter()
+            .any(|key| document.contains_key(*key)),
         ..Diagnosis::default()
     };
     if let Some(ids) = document.get("GPU Device IDs") {

@@ -31,6 +31,8 @@ pub struct Diagnosis {
     pub dcgm_version: Option<String>,
     /// Release of the NVIDIA driver; printed since 3.1.8.
     pub driver_version: Option<String>,
+    /// Whether the document lists the GPUs by themselves, apart from its results; since 3.1.8.
+    pub has_inventory: bool,
     /// PCI device ids of the GPUs in DCGM's order, in hexadecimal without a prefix: `2330`; printed since 3.1.8.
     pub gpu_device_ids: Vec<String>,
     /// Serial numbers by DCGM's GPU id; printed since 3.3.0, and only for GPUs that have one.
