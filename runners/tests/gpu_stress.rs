@@ -1,6 +1,10 @@
 //! `gpu-stress` and `gpu-pairs` by the built program: the fake CUDA driver, which computes nothing by itself, the fake cuBLAS,
 //! which multiplies on the CPU, and the fake NVML, behind the real FFI. Never seen on a GPU.
-#![expect(clippy::unwrap_used, reason = "a test may stop anywhere")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests look at what the program left, and may stop anywhere"
+)]
 
 mod common;
 
