@@ -163,6 +163,7 @@ fn seven_gpus_are_not_eight() {
             "fail gpu-count gpu.missing node",
             "unknown nvlink - node",
             "unknown gpu-memory - node",
+            "unknown gpu-memory - node",
         ],
     );
 }
@@ -269,6 +270,7 @@ fn a_divided_gpu_is_a_mode_and_accuses_no_link() {
             "unknown nvlink - gpu0",
             "unknown nvlink - node",
             "unknown gpu-memory - gpu0",
+            "unknown gpu-memory - node",
         ],
     );
 }
@@ -407,4 +409,27 @@ fn a_call_that_never_returns_is_named_and_what_was_seen_is_kept() {
         notes.iter().any(|note| note.contains("starting NVML")),
         "{notes:?}"
     );
+}
+
+#[test]
+fn a_link_that_leads_elsewhere_than_the_type_s_is_found() {
+    let with = |toml: &str| complaints(&look(FakeNode::p5_48xlarge().gpu(2).with(toml)));
+    // On this board every link leads to a switch.
+    let led_astray = with("nvlink.remote = \"gpu\"");
+    assert_eq!(led_astray.len(), 18, "{led_astray:?}");
+    assert_eq!(led_astray[0], "fail nvlink nvlink.link_down gpu2/link0");
+    // A guest does not always see what its links lead to.
+    assert_eq!(with("nvlink.remote = \"unknown\""), [] as [&str; 0]);
+    // NVML's number 5 is NVLink 3.1, older than any H100's.
+    let old = with("nvlink.version = 5");
+    assert_eq!(old.len(), 18, "{old:?}");
+    assert!(old[0].starts_with("warn nvlink"), "{old:?}");
+}
+
+#[test]
+fn a_gpu_that_does_not_tell_of_its_remaps_is_unknown() {
+    let node = FakeNode::p5_48xlarge()
+        .gpu(5)
+        .answers("nvmlDeviceGetFieldValues", "NOT_SUPPORTED");
+    assert_eq!(complaints(&look(node)), ["unknown gpu-memory - node"]);
 }

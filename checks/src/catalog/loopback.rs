@@ -217,7 +217,8 @@ static EFA_SPEC: Spec = Spec {
 Counts the EFA cards, reads the state and rate of their ports, and then makes each card exchange messages with itself
 through libfabric's efa provider, with the short cut through shared memory switched off. Latency is half a round trip;
 bandwidth is that of windows of messages, as perftest and fabtests measure them. Every byte is compared with what was
-sent. Error counters of the card are read before and after.",
+sent. A card is silent if nothing has come of it for three seconds when its time is over; a time that ends while messages
+still flow says nothing of the card. Error counters of the card are read before and after.",
     metrics: &[
         &EFA_COUNT,
         &PORT_STATE,
