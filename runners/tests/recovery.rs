@@ -91,6 +91,17 @@ impl Site {
         path
     }
 
+    /// The same result as a run of a whole cluster has it, which knows of a node no more than its name and boot.
+    fn from_outside(&self, result: &Path) -> PathBuf {
+        let mut report: Value = serde_json::from_slice(&std::fs::read(result).unwrap()).unwrap();
+        let identity = &report["nodes"][0]["identity"];
+        let identity = serde_json::json!({"boot_id": identity["boot_id"]});
+        report["nodes"][0]["identity"] = identity;
+        let path = result.with_extension("outside.json");
+        std::fs::write(&path, report.to_string()).unwrap();
+        path
+    }
+
     fn recover(&self, what: &str, policy: &Path, results: &[&Path]) -> Output {
         self.command(what, policy, results).output().unwrap()
     }
@@ -475,4 +486,69 @@ fn two_reboots_in_two_hours_are_enough_and_repeat_offenders_show() {
         (&"i-0n1".into(), &2.into())
     );
     assert_eq!(offenders[0]["attempts"]["reboots_24h"], 2);
+}
+
+#[test]
+fn a_fault_that_a_later_boot_or_a_later_run_does_not_show_is_past() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    let well = site.result(SOUND, "n1", "b2");
+    for results in [[&*lost, &*well], [&*well, &*lost]] {
+        let plan = site.plan("hyperpod", &results);
+        assert_eq!(plan["steps"], serde_json::json!([]), "{plan}");
+        assert_eq!(plan["nodes"], 1);
+    }
+    // Another check of the same boot says nothing of this one.
+    let other = site.result_of("nvlink", SOUND, "n1", "b1");
+    let again = site.result(LOST, "n1", "b1");
+    let plan = site.plan("hyperpod", &[&again, &other]);
+    assert_eq!(plan["steps"][0]["causes"][0]["boot"], "b1", "{plan}");
+    let mended = site.path("mended.json");
+    std::fs::rename(site.result(SOUND, "n1", "b1"), &mended).unwrap();
+    let again = site.result(LOST, "n2", "b1");
+    let plan = site.plan("hyperpod", &[&again, &mended]);
+    assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan}");
+    assert_eq!(plan["steps"][0]["node"], "n2", "{plan}");
+}
+
+#[test]
+fn a_name_and_another_boot_are_no_proof_that_a_reboot_has_not_helped() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let outside = site.from_outside(&site.result(LOST, "n1", "b1"));
+    site.apply(&policy, &[&outside], 0);
+    assert_eq!(site.slurm("n1"), "fail|Action:Reboot");
+    let new_machine = site.from_outside(&site.result(LOST, "n1", "b2"));
+    let plan = site.plan("hyperpod", &[&new_machine]);
+    assert_eq!(plan["steps"][0]["action"], "reboot", "{plan}");
+    // The node's own result tells in which machine the first boot was, and so that the second is the same.
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let own = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&site.from_outside(&own), &own], 0);
+    let again = site.result(LOST, "n1", "b2");
+    let plan = site.plan("hyperpod", &[&again]);
+    assert_eq!(plan["steps"][0]["action"], "replace", "{plan}");
+}
+
+#[test]
+fn what_the_cluster_and_the_node_itself_say_is_of_one_node() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let links = site.result_of("nvlink", "p5.48xlarge-link-down", "n1", "b1");
+    let outside = site.from_outside(&links);
+    let own = site.result(LOST, "n1", "b1");
+    for results in [[&*own, &*outside], [&*outside, &*own]] {
+        let plan = site.plan("default", &results);
+        assert_eq!(plan["nodes"], 1, "{plan}");
+        assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan}");
+        assert_eq!(plan["steps"][0]["identity"]["instance_id"], "i-0n1");
+    }
+    // Marked on the word of one, it is not marked again on the word of the other.
+    site.apply(&policy, &[&outside], 0);
+    let plan = site.plan("default", &[&own]);
+    let held = plan["steps"][0]["held"].as_str().unwrap();
+    assert!(held.contains("has not come back since"), "{plan}");
 }

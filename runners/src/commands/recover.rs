@@ -177,8 +177,8 @@ fn recovery_plan(
     }
     let now = jiff::Timestamp::now();
     let recent = history.marked_since(now - policy.window())?;
-    Ok(recover::plan(&results, policy, now, &recent, |machine| {
-        history.of_machine(machine)
+    Ok(recover::plan(&results, policy, now, &recent, |step| {
+        history.past(step)
     })?)
 }
 

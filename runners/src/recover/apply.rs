@@ -238,7 +238,7 @@ pub fn give_back(
         Err(error) => Err(chain(&error)),
         Ok(Standing::InService) => {
             // By a person, by HyperPod, or by a dhc that did not live to say so.
-            let past = history.of_machine(step.machine())?;
+            let past = history.of_machine(&step.machine())?;
             let last = past.iter().rfind(|event| event.what != What::Seen);
             if !last.is_some_and(|last| matches!(last.what, What::Begun | What::Done)) {
                 return Ok(Ok("it is in service, and was not marked".to_owned()));

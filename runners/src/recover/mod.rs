@@ -20,7 +20,7 @@ use dhc_checks::host::Host;
 pub use apply::{Applied, ApplyError, Done, Outcome, apply, give_back};
 pub use history::{Event, History, HistoryError, What};
 pub use log::Log;
-pub use plan::{Attempts, Cause, PLAN_SCHEMA, Plan, Step, plan};
+pub use plan::{Attempts, Cause, PLAN_SCHEMA, Past, Plan, Step, plan};
 pub use policy::{Kind, Mode, Policy, PolicyError};
 pub use scheduler::{By, Scheduler, SchedulerError, Standing};
 
