@@ -1,5 +1,4 @@
-//! From results to action, by the built program: `scontrol` and `sinfo` are scripts here that keep the state of each node in
-//! a file. The same against a real slurmctld stands in `cluster.rs`.
+//! From results to action, by the built program: `scontrol` is a script here that keeps the state of each node in a file. The same against a real slurmctld stands in `cluster.rs`.
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -28,13 +27,24 @@ impl Site {
         std::fs::create_dir(&nodes).unwrap();
         let nodes = nodes.display();
         let here = folder.path().display();
-        let sinfo = format!(
-            "for word in \"$@\"; do case $previous in --nodes) node=$word;; esac; previous=$word; done\n\
-             case $word in --Format=*) cat \"{nodes}/$node.comment\" 2>/dev/null || echo '(null)';;\n\
-             *) cat \"{nodes}/$node\" 2>/dev/null || echo 'idle|none';; esac"
-        );
         let scontrol = format!(
-            "case $1 in show) echo 'No reservations in the system'; exit;; esac\n\
+            "case \"$1 $2\" in\n\
+             'show node')\n\
+             case $3 in ALL) name=n1;; *) name=$3;; esac\n\
+             state=idle\n\
+             if [ -e \"{nodes}/$name\" ]; then IFS='|' read -r state reason < \"{nodes}/$name\"; fi\n\
+             case $state in drain*) state=IDLE+DRAIN;; fail*) state=IDLE+FAIL;; idle) state=IDLE;; esac\n\
+             if [ -e \"{nodes}/$name.flags\" ]; then state=$state$(cat \"{nodes}/$name.flags\"); fi\n\
+             echo \"NodeName=$name Arch=x86_64 CoresPerSocket=1 \"\n\
+             echo \"   NodeAddr=$name NodeHostName=$name Version=22.05.8\"\n\
+             echo \"   State=$state ThreadsPerCore=1 TmpDisk=0 Weight=1 Owner=N/A MCS_label=N/A\"\n\
+             if [ -s \"{nodes}/$name.comment\" ]; then echo \"   Comment=$(cat \"{nodes}/$name.comment\")\"; fi\n\
+             if [ -n \"$reason\" ]; then echo \"   Reason=$reason [root@2026-01-02T03:04:05]\"; fi\n\
+             exit;;\n\
+             'show reservation') cat \"{here}/reservations\" 2>/dev/null || echo 'No reservations in the system'; exit;;\n\
+             'show hostnames') echo \"$3\" | tr , '\\n'; exit;;\n\
+             'delete '*) rm \"{here}/reservations\"; exit;;\n\
+             esac\n\
              for word in \"$@\"; do case $word in\n\
              nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};;\n\
              comment=*) comment=${{word#*=}};; esac; done\n\
@@ -43,11 +53,7 @@ impl Site {
              case $state in resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac\n\
              if [ -e \"{here}/hold-after\" ]; then touch \"{here}/held\"; sleep 60; fi"
         );
-        let tools = FakeNode::plain()
-            .tool("sinfo")
-            .runs(&sinfo)
-            .tool("scontrol")
-            .runs(&scontrol);
+        let tools = FakeNode::plain().tool("scontrol").runs(&scontrol);
         Site { folder, tools }
     }
 
@@ -80,10 +86,7 @@ impl Site {
     }
 
     fn result_of(&self, check: &str, machine: &str, name: &str, boot: &str) -> PathBuf {
-        let node = FakeNode::of(machine)
-            .file("/proc/sys/kernel/hostname", format!("{name}\n"))
-            .file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
-            .file("/sys/class/dmi/id/board_asset_tag", format!("i-0{name}\n"));
+        let node = on(machine, name, boot);
         let outcome = Dhc::on(node).run(&["--check", check]);
         assert_eq!(outcome.report.nodes[0].name, name);
         let path = self.path(&format!("{name}-{boot}.json"));
@@ -146,6 +149,22 @@ impl Site {
             .count()
     }
 
+    /// `dhc recover verify` on this machine.
+    fn verify(&self, here: &FakeNode, policy: &Path, results: &[&Path], args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        command
+            .args(["recover", "verify"])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin");
+        command.arg("--state").arg(self.path("state"));
+        command.arg("--root").arg(here.root());
+        command.arg("--nvml").arg(here.nvml());
+        command.arg("--history").arg(self.path("history.sqlite"));
+        command.arg("--tools").arg(self.tools.tools());
+        command.arg("--policy").arg(policy);
+        command.args(args).args(results).output().unwrap()
+    }
+
     /// What was done to a node, oldest first.
     fn deeds(&self, node: &str) -> Vec<String> {
         let events = self.history(node);
@@ -178,6 +197,14 @@ impl Site {
             .unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
+}
+
+/// This machine under this name and in this boot.
+fn on(machine: &str, name: &str, boot: &str) -> FakeNode {
+    FakeNode::of(machine)
+        .file("/proc/sys/kernel/hostname", format!("{name}\n"))
+        .file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
+        .file("/sys/class/dmi/id/board_asset_tag", format!("i-0{name}\n"))
 }
 
 /// What was done to which node.
@@ -243,13 +270,8 @@ fn an_action_is_done_once_and_remembered() {
         marked.starts_with("drain|dhc:gpu.lost:") && marked.ends_with(":reboot"),
         "{marked}"
     );
-    let calls = site.tools.calls("scontrol").len();
     assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
-    assert_eq!(
-        site.tools.calls("scontrol").len(),
-        calls,
-        "it was done again"
-    );
+    assert_eq!(site.acts(), 1, "it was done again");
     let history = site.history("n1");
     let kinds: Vec<&str> = history
         .as_array()
@@ -309,7 +331,7 @@ fn a_node_that_somebody_else_took_out_is_left_alone() {
         assert!(said.contains("left alone"), "{said}");
         assert_eq!(site.slurm(node), mark);
     }
-    assert!(site.tools.calls("scontrol").is_empty());
+    assert_eq!(site.acts(), 0);
 }
 
 #[test]
@@ -324,7 +346,7 @@ fn too_many_nodes_at_once_are_nobody_s_fault() {
     let why = plan["breaker"].as_str().unwrap();
     assert!(why.starts_with("3 of 3 nodes would be touched"), "{why}");
     site.apply(&policy, &results, 4);
-    assert!(site.tools.calls("scontrol").is_empty());
+    assert_eq!(site.acts(), 0);
     assert!(site.plan("default", &results[..2])["breaker"].is_null());
 }
 
@@ -370,22 +392,7 @@ fn a_node_that_passes_again_is_given_back_and_one_that_does_not_is_kept() {
     let policy = site.policy("default");
     let lost = site.result(LOST, "n1", "b1");
     site.apply(&policy, &[&lost], 0);
-    let verify = |machine: &str| {
-        let node = FakeNode::of(machine)
-            .file("/proc/sys/kernel/hostname", "n1\n")
-            .file("/proc/sys/kernel/random/boot_id", "b2\n");
-        let dhc = Dhc::on(node);
-        dhc.command("recover", &["verify"])
-            .arg("--policy")
-            .arg(&policy)
-            .arg("--history")
-            .arg(site.path("history.sqlite"))
-            .arg("--tools")
-            .arg(site.tools.tools())
-            .arg(&lost)
-            .output()
-            .unwrap()
-    };
+    let verify = |machine: &str| site.verify(&on(machine, "n1", "b2"), &policy, &[&lost], &[]);
     let still = verify(LOST);
     assert_eq!(still.status.code(), Some(2), "{still:?}");
     assert!(site.slurm("n1").starts_with("drain"));
@@ -551,4 +558,104 @@ fn what_the_cluster_and_the_node_itself_say_is_of_one_node() {
     let plan = site.plan("default", &[&own]);
     let held = plan["steps"][0]["held"].as_str().unwrap();
     assert!(held.contains("has not come back since"), "{plan}");
+}
+
+const OURS: &str = "dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0";
+
+fn reservation(name: &str, flags: &str, nodes: &str) -> String {
+    format!(
+        "ReservationName={name} StartTime=2026-01-02T03:04:05 Nodes={nodes} Flags={flags} State=ACTIVE\n"
+    )
+}
+
+#[test]
+fn a_mark_stays_a_mark_in_a_reservation_for_maintenance() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    std::fs::write(
+        site.path("reservations"),
+        reservation(OURS, "MAINT,FLEX", "n1,n2"),
+    )
+    .unwrap();
+    let flags =
+        |node: &str| std::fs::write(site.path(&format!("nodes/{node}.flags")), "+MAINTENANCE");
+    flags("n1").unwrap();
+    flags("n2").unwrap();
+    // A person's.
+    std::fs::write(site.path("nodes/n1"), "fail|Ann: new cable").unwrap();
+    let lost = site.result(LOST, "n1", "b1");
+    assert!(site.apply(&policy, &[&lost], 4).contains("left alone"));
+    assert_eq!(site.slurm("n1"), "fail|Ann: new cable");
+    // dhc's own, which has to be taken away when the node passes.
+    let lost = site.result(LOST, "n2", "b1");
+    site.apply(&policy, &[&lost], 0);
+    assert_eq!(site.slurm("n2"), "fail|Action:Reboot");
+    let sound = site.verify(&on(SOUND, "n2", "b2"), &policy, &[&lost], &[]);
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    assert_eq!(site.slurm("n2"), "idle", "{sound:?}");
+    let calls = site.tools.calls("scontrol");
+    let last = calls.last().unwrap();
+    assert_eq!(*last, format!("update ReservationName={OURS} Nodes=n1"));
+}
+
+#[test]
+fn a_node_that_is_reserved_and_not_marked_is_let_go_of_when_it_passes() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    std::fs::write(site.path("reservations"), reservation(OURS, "MAINT", "n1")).unwrap();
+    let sound = site.verify(&on(SOUND, "n1", "b1"), &policy, &[&lost], &[]);
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    let said = String::from_utf8_lossy(&sound.stderr);
+    assert!(
+        said.contains(&format!("out of the reservation {OURS}")),
+        "{said}"
+    );
+    assert!(!site.path("reservations").exists());
+}
+
+#[test]
+fn what_somebody_else_has_reserved_for_maintenance_is_left_alone_idle_or_busy() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    for name in ["weekly", "dhc-firmware"] {
+        // The node shows no sign of it while a job runs there.
+        std::fs::write(site.path("reservations"), reservation(name, "MAINT", "n1")).unwrap();
+        assert!(site.apply(&policy, &[&lost], 4).contains(name));
+        assert_eq!(site.acts(), 0);
+        let sound = site.verify(&on(SOUND, "n1", "b1"), &policy, &[&lost], &[]);
+        assert_eq!(sound.status.code(), Some(4), "{sound:?}");
+        assert!(site.path("reservations").exists(), "{name} was deleted");
+    }
+    // A project's own nodes are looked after like any others.
+    std::fs::write(
+        site.path("reservations"),
+        reservation("project", "FLEX", "n1"),
+    )
+    .unwrap();
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), ["n1 done"]);
+}
+
+#[test]
+fn a_reason_that_begins_like_dhc_s_is_not_dhc_s() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let mark = "drain|dhc: bad fan, ticket 4711 (Ann)";
+    std::fs::write(site.path("nodes/n1"), mark).unwrap();
+    let lost = site.result(LOST, "n1", "b1");
+    assert!(site.apply(&policy, &[&lost], 4).contains("left alone"));
+    let sound = site.verify(&on(SOUND, "n1", "b1"), &policy, &[&lost], &[]);
+    assert_eq!(sound.status.code(), Some(4), "{sound:?}");
+    assert_eq!(site.slurm("n1"), mark);
+}
+
+#[test]
+fn a_name_that_means_many_nodes_is_touched_by_nothing() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "ALL", "b1");
+    let said = site.apply(&policy, &[&lost], 4);
+    assert!(said.contains("no node of this very name"), "{said}");
+    assert_eq!(site.acts(), 0);
 }

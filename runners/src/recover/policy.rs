@@ -114,6 +114,11 @@ impl Labels {
         nearest(&self.fault_types, class).map(String::as_str)
     }
 
+    /// Whether some class is of this fault type.
+    pub(super) fn has_fault_type(&self, fault_type: &str) -> bool {
+        self.fault_types.values().any(|known| known == fault_type)
+    }
+
     /// Whether a taint with this key may be on a node in service.
     pub(super) fn allows_taint(&self, key: &str) -> bool {
         self.taints_allowed
