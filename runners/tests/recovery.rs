@@ -86,8 +86,11 @@ impl Site {
     }
 
     fn result_of(&self, check: &str, machine: &str, name: &str, boot: &str) -> PathBuf {
-        let node = on(machine, name, boot);
-        let outcome = Dhc::on(node).run(&["--check", check]);
+        self.result_with(&["--check", check], machine, name, boot)
+    }
+
+    fn result_with(&self, args: &[&str], machine: &str, name: &str, boot: &str) -> PathBuf {
+        let outcome = Dhc::on(on(machine, name, boot)).run(args);
         assert_eq!(outcome.report.nodes[0].name, name);
         let path = self.path(&format!("{name}-{boot}.json"));
         std::fs::write(&path, serde_json::to_vec(&outcome.report).unwrap()).unwrap();
@@ -560,6 +563,18 @@ fn what_the_cluster_and_the_node_itself_say_is_of_one_node() {
     assert!(held.contains("has not come back since"), "{plan}");
 }
 
+/// A table by which a p5.48xlarge lacks a GPU.
+const STRICT: &str = r#"
+schema = "dhc.thresholds/1"
+instance_type = "p5.48xlarge"
+extends = "p5.48xlarge"
+
+[[hardware]]
+kind = "nvidia_gpu"
+count = 9
+source = "a test"
+"#;
+
 const OURS: &str = "dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0";
 
 fn reservation(name: &str, flags: &str, nodes: &str) -> String {
@@ -658,4 +673,135 @@ fn a_name_that_means_many_nodes_is_touched_by_nothing() {
     let said = site.apply(&policy, &[&lost], 4);
     assert!(said.contains("no node of this very name"), "{said}");
     assert_eq!(site.acts(), 0);
+}
+
+#[test]
+fn a_node_is_given_back_for_what_it_was_taken_out_for_and_for_nothing_else() {
+    const LINK_DOWN: &str = "p5.48xlarge-link-down";
+    let site = Site::new();
+    let policy = site.policy("default");
+    let links = site.path("links.json");
+    std::fs::rename(site.result_of("nvlink", LINK_DOWN, "n1", "b1"), &links).unwrap();
+    site.apply(&policy, &[&links], 0);
+    let memory = site.result_of("gpu-memory", "p5.48xlarge-remap-pending", "n1", "b1");
+    let refused = |why: &str| {
+        // The memory of this machine is well, and the link is down as before.
+        let output = site.verify(&on(LINK_DOWN, "n1", "b2"), &policy, &[&memory], &[]);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("taken out on the word of run") && said.contains(why),
+            "{said}"
+        );
+        assert!(site.slurm("n1").starts_with("drain"));
+    };
+    refused("nvlink.link_down");
+    // The mark itself tells as well.
+    let history = site.path("history.sqlite");
+    std::fs::rename(&history, site.path("lost")).unwrap();
+    refused("not among those named");
+    std::fs::rename(site.path("lost"), &history).unwrap();
+    for results in [&[&*links] as &[&Path], &[&*links, &*memory]] {
+        let down = site.verify(&on(LINK_DOWN, "n1", "b2"), &policy, results, &[]);
+        assert_eq!(down.status.code(), Some(2), "{down:?}");
+        assert!(site.slurm("n1").starts_with("drain"));
+    }
+    // That a later run did not see it is no proof either.
+    let later = site.result_of("nvlink", SOUND, "n1", "b2");
+    let down = site.verify(&on(LINK_DOWN, "n1", "b3"), &policy, &[&links, &later], &[]);
+    assert_eq!(down.status.code(), Some(2), "{down:?}");
+    let sound = site.verify(&on(SOUND, "n1", "b3"), &policy, &[&links, &later], &[]);
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    assert_eq!(site.slurm("n1"), "idle");
+}
+
+#[test]
+fn a_node_is_given_back_by_the_rules_by_which_it_was_taken_out() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let strict = site.path("strict.toml");
+    std::fs::write(&strict, STRICT).unwrap();
+    let file = strict.to_str().unwrap();
+    let args = ["--check", "gpu-count", "--thresholds", file];
+    let failed = site.result_with(&args, SOUND, "n1", "b1");
+    site.apply(&policy, &[&failed], 0);
+    assert!(site.slurm("n1").starts_with("drain"));
+    let here = on(SOUND, "n1", "b2");
+    let still = site.verify(&here, &policy, &[&failed], &[]);
+    assert_eq!(still.status.code(), Some(2), "{still:?}");
+    let moved = site.path("moved.toml");
+    std::fs::rename(&strict, &moved).unwrap();
+    let gone = site.verify(&here, &policy, &[&failed], &[]);
+    assert_eq!(gone.status.code(), Some(4), "{gone:?}");
+    let said = String::from_utf8_lossy(&gone.stderr);
+    assert!(
+        said.contains("strict.toml") && said.contains("--thresholds"),
+        "{said}"
+    );
+    let named = ["--thresholds", moved.to_str().unwrap()];
+    let still = site.verify(&here, &policy, &[&failed], &named);
+    assert_eq!(still.status.code(), Some(2), "{still:?}");
+    std::fs::write(&strict, STRICT.replace("= 9", "= 8")).unwrap();
+    let changed = site.verify(&here, &policy, &[&failed], &[]);
+    assert_eq!(changed.status.code(), Some(4), "{changed:?}");
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("has changed since"));
+    assert!(site.slurm("n1").starts_with("drain"));
+}
+
+#[test]
+fn a_node_is_checked_again_with_the_type_and_the_options_of_its_run() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    // Judged as what it is not: a p5.4xlarge has one GPU.
+    let args = [
+        "--check",
+        "gpu-count",
+        "--instance-type",
+        "p5.4xlarge",
+        "--set",
+        "dcgm-diag.level=2",
+    ];
+    let failed = site.result_with(&args, SOUND, "n1", "b1");
+    let mut report: Value = serde_json::from_slice(&std::fs::read(&failed).unwrap()).unwrap();
+    let options = serde_json::json!({"dcgm-diag": {"level": "2"}});
+    assert_eq!(report["run"]["options"], options);
+    site.apply(&policy, &[&failed], 0);
+    assert!(site.slurm("n1").starts_with("drain"), "{report}");
+    let here = on(SOUND, "n1", "b2");
+    let still = site.verify(&here, &policy, &[&failed], &[]);
+    assert_eq!(still.status.code(), Some(2), "{still:?}");
+    report["run"]["options"] = serde_json::json!({"gpu-count": {"depth": "3"}});
+    std::fs::write(&failed, report.to_string()).unwrap();
+    let unknown = site.verify(&here, &policy, &[&failed], &[]);
+    assert_eq!(unknown.status.code(), Some(4), "{unknown:?}");
+    assert!(
+        String::from_utf8_lossy(&unknown.stderr).contains("depth"),
+        "{unknown:?}"
+    );
+    // The table of another edition judges otherwise.
+    report["run"]["options"] = serde_json::json!({});
+    report["judged_by"]["sha256"] = "0".repeat(64).into();
+    std::fs::write(&failed, report.to_string()).unwrap();
+    let other = site.verify(&here, &policy, &[&failed], &[]);
+    assert_eq!(other.status.code(), Some(4), "{other:?}");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("built-in table of p5.4xlarge"));
+    assert!(site.slurm("n1").starts_with("drain"));
+}
+
+#[test]
+fn a_node_is_given_back_from_itself_and_from_no_other() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    let elsewhere = site.verify(&on(SOUND, "n2", "b2"), &policy, &[&lost], &["--node", "n1"]);
+    assert_eq!(elsewhere.status.code(), Some(4), "{elsewhere:?}");
+    let said = String::from_utf8_lossy(&elsewhere.stderr);
+    assert!(said.contains("this machine is n2"), "{said}");
+    assert!(site.slurm("n1").starts_with("drain"));
+    // The same machine by another name.
+    let renamed = on(SOUND, "n1", "b2").file("/proc/sys/kernel/hostname", "box\n");
+    let renamed = site.verify(&renamed, &policy, &[&lost], &["--node", "n1"]);
+    assert_eq!(renamed.status.code(), Some(0), "{renamed:?}");
+    assert_eq!(site.slurm("n1"), "idle");
 }

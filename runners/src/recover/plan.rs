@@ -117,6 +117,21 @@ pub struct Cause {
 }
 
 impl Step {
+    /// A node that nothing is held against.
+    pub(super) fn of(node: &str, identity: Identity) -> Step {
+        Step {
+            node: node.to_owned(),
+            identity,
+            status: Status::Pass,
+            action: Action::None,
+            why: String::new(),
+            held: None,
+            attempts: None,
+            causes: Vec::new(),
+            known_as: None,
+        }
+    }
+
     /// What the machine is known by whatever boots it: its instance id, else its name and serial number. A name alone is
     /// given again to other machines.
     pub fn machine_id(&self) -> Option<String> {
@@ -356,15 +371,11 @@ fn step(node: &str, machine: &Newest<'_>, policy: &Policy) -> Step {
         (_, None) => "nothing that was found asks for an action".to_owned(),
     };
     Step {
-        node: node.to_owned(),
-        identity: machine.identity.clone(),
         status,
         action,
         why,
-        held: None,
-        attempts: None,
         causes,
-        known_as: None,
+        ..Step::of(node, machine.identity.clone())
     }
 }
 
