@@ -805,3 +805,43 @@ fn a_node_is_given_back_from_itself_and_from_no_other() {
     assert_eq!(renamed.status.code(), Some(0), "{renamed:?}");
     assert_eq!(site.slurm("n1"), "idle");
 }
+
+#[test]
+fn a_reset_that_is_asked_for_as_a_reboot_counts_as_one() {
+    let site = Site::new();
+    let resets = |policy: PathBuf| {
+        let text = std::fs::read_to_string(&policy).unwrap();
+        let own = ["gpu.missing", "nvlink.link_down"].map(|class| format!("\"{class}\""));
+        let kept = text
+            .lines()
+            .filter(|line| !own.iter().any(|class| line.starts_with(class)));
+        let text: Vec<&str> = kept.collect();
+        let [missing, down] = own.map(|class| format!("{class} = \"reset\"\n"));
+        let text = text
+            .join("\n")
+            .replace("[actions]", &format!("[actions]\n{missing}{down}"));
+        std::fs::write(&policy, text).unwrap();
+        policy
+    };
+    let policy = resets(site.policy("hyperpod"));
+    for (check, machine, boot) in [
+        ("gpu-count", "p5.48xlarge-seven-gpus", "b1"),
+        ("nvlink", "p5.48xlarge-link-down", "b2"),
+    ] {
+        let result = site.result_of(check, machine, "n1", boot);
+        // The node still bears the mark of the reboot before, word for word, and needs another.
+        assert_eq!(outcomes(&site.apply(&policy, &[&result], 0)), ["n1 done"]);
+        assert_eq!(site.slurm("n1"), "fail|Action:Reboot");
+    }
+    assert_eq!(site.acts(), 2);
+    let third = site.result_of("gpu-memory", "p5.48xlarge-remap-pending", "n1", "b3");
+    let plan = site.plan(policy.to_str().unwrap(), &[&third]);
+    assert_eq!(plan["steps"][0]["action"], "replace", "{plan}");
+    // Under a policy that can ask for a reset it is none.
+    let seven = site.result("p5.48xlarge-seven-gpus", "n2", "b1");
+    let actions = [resets(site.policy("default")), policy].map(|policy| {
+        let plan = site.plan(policy.to_str().unwrap(), &[&seven]);
+        plan["steps"][0]["action"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(actions, ["reset", "reboot"]);
+}
