@@ -368,7 +368,7 @@ fn a_drained_node_finishes_its_job_and_comes_back_when_it_passes_again() {
         "scontrol",
         "create",
         "reservation",
-        "ReservationName=dhc-01TEST",
+        "ReservationName=dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0",
         "Nodes=h[1-2]",
         "StartTime=now",
         "Duration=60",
@@ -385,7 +385,7 @@ fn a_drained_node_finishes_its_job_and_comes_back_when_it_passes_again() {
     );
     assert_eq!(
         cluster.reservations(),
-        [("dhc-01TEST".to_owned(), "h2".to_owned())]
+        [("dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0".to_owned(), "h2".to_owned())]
     );
     cluster.assert_takes_jobs("h1");
     assert_eq!(
@@ -590,7 +590,7 @@ fn a_mistaken_limit_that_fails_every_node_keeps_none_reserved() {
     let export = format!("hyperpod={}", log.display());
     for (limit, action, said) in [
         (
-            "metric = \"host.cpu.online\"\nunit = \"count\"\nexpect = 10007",
+            "metric = \"host.memory.size\"\nunit = \"MiB\"\nfail_below = 1e9",
             Action::Reboot,
             "4 of 4 nodes failed, and at most 2 are kept reserved",
         ),
