@@ -74,6 +74,7 @@ fn put_together(criterion: &mut Criterion) {
         duration_ms: 0,
         expires_at: String::new(),
         environment: Default::default(),
+        options: Default::default(),
     };
     let merge_and_write = || {
         let mut answers = Answers::default();

@@ -368,6 +368,9 @@ pub enum RecoverCommand {
         /// The name that the node has in the results and for the scheduler; this machine's host name if left out.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+        /// Where the threshold file is on this machine that the run was judged by, if it was judged by one.
+        #[arg(long, value_name = "FILE")]
+        thresholds: Option<PathBuf>,
     },
 }
 

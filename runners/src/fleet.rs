@@ -56,6 +56,7 @@ pub fn together(results: &[Report], id: String) -> Result<Report, FleetError> {
         duration_ms: 0,
         expires_at: earliest(|run| &run.expires_at),
         environment: first.run.environment.clone(),
+        options: first.run.options.clone(),
     };
     let (nodes, fleet) = compare(results, &tables::metrics_of);
     Ok(Report::new(run, judged_by.clone(), nodes).with_fleet(fleet))

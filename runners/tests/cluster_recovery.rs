@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::{Dhc, cluster};
 use dhc_fixtures::FakeNode;
-use dhc_thresholds::{Report, Status};
+use dhc_thresholds::{Action, Report, Status};
 use serde_json::Value;
 
 const DHC: &str = env!("CARGO_BIN_EXE_dhc");
@@ -191,13 +191,17 @@ impl Cluster {
 
     /// `dhc run --level cluster` on the head node with these arguments.
     fn dhc_run(&self, args: &[&str]) -> Command {
+        self.dhc_run_at("cluster", FLOOR, args)
+    }
+
+    fn dhc_run_at(&self, level: &str, table: &str, args: &[&str]) -> Command {
         assert!(
             Path::new(DHC).with_file_name("dhc-rank").is_file(),
             "dhc-rank is not built: cargo build --package dhc-rank"
         );
         let floor = self.path("floor.toml");
-        std::fs::write(&floor, FLOOR).unwrap();
-        let mut command = self.command(["exec", "ctl", DHC, "run", "--level", "cluster"]);
+        std::fs::write(&floor, table).unwrap();
+        let mut command = self.command(["exec", "ctl", DHC, "run", "--level", level]);
         command
             .args(["--format", "json", "--seed", "1", "--state"])
             .arg(self.path("state"));
@@ -364,7 +368,7 @@ fn a_drained_node_finishes_its_job_and_comes_back_when_it_passes_again() {
         "scontrol",
         "create",
         "reservation",
-        "ReservationName=dhc-01TEST",
+        "ReservationName=dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0",
         "Nodes=h[1-2]",
         "StartTime=now",
         "Duration=60",
@@ -381,7 +385,7 @@ fn a_drained_node_finishes_its_job_and_comes_back_when_it_passes_again() {
     );
     assert_eq!(
         cluster.reservations(),
-        [("dhc-01TEST".to_owned(), "h2".to_owned())]
+        [("dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0".to_owned(), "h2".to_owned())]
     );
     cluster.assert_takes_jobs("h1");
     assert_eq!(
@@ -577,6 +581,48 @@ fn only_the_node_that_failed_stays_reserved_and_is_let_in_again_for_a_second_loo
         statuses.iter().all(|node| node.status == Status::Pass),
         "{again:?}"
     );
+}
+
+#[test]
+fn a_mistaken_limit_that_fails_every_node_keeps_none_reserved() {
+    let cluster = Cluster::up();
+    let log = cluster.path("hyperpod.log");
+    let export = format!("hyperpod={}", log.display());
+    for (limit, action, said) in [
+        (
+            "metric = \"host.memory.size\"\nunit = \"MiB\"\nfail_below = 1e9",
+            Action::Reboot,
+            "4 of 4 nodes failed, and at most 2 are kept reserved",
+        ),
+        (
+            "metric = \"host.disk.free\"\nunit = \"percent\"\nfail_below = 100.5",
+            Action::Investigate,
+            "",
+        ),
+    ] {
+        let table = format!("{FLOOR}\n[[limit]]\n{limit}\nsource = \"a mistake\"\n");
+        let output = cluster
+            .dhc_run_at("all", &table, &["--reserve", "--nodes", "4"])
+            .args(["--check", "host", "--export", &export])
+            .output()
+            .unwrap();
+        let found = report(&output);
+        let actions: Vec<(Status, Action)> = found
+            .nodes
+            .iter()
+            .map(|node| (node.status, node.action))
+            .collect();
+        assert_eq!(actions, [(Status::Fail, action); 4], "{output:?}");
+        assert_eq!(cluster.reservations(), [], "{action:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(said), "{stderr}");
+        // Each node is told of, whatever is to be done to it.
+        let lines = std::fs::read_to_string(&log).unwrap();
+        for host in ["h1", "h2", "h3", "h4"] {
+            let of_host = format!("\"node\":\"{host}\"");
+            assert!(lines.contains(&of_host), "{host}: {lines}");
+        }
+    }
 }
 
 #[test]

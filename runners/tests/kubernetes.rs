@@ -146,6 +146,20 @@ impl Api {
         command.arg(result).output().unwrap()
     }
 
+    /// `dhc recover verify` on n1, which is well after its reboot.
+    fn verify(&self, policy: &Path, result: &Path) -> Output {
+        let dhc = Dhc::on(FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", "b2\n"));
+        let mut verify = dhc.command("recover", &["verify"]);
+        verify.arg("--tools").arg(kubectl_folder());
+        verify.arg("--policy").arg(policy);
+        verify.arg("--history").arg(self.path("history.sqlite"));
+        verify.env("DHC_NODE_NAME", "n1");
+        verify
+            .env("KUBECONFIG", self.path("kubeconfig"))
+            .arg(result);
+        verify.output().unwrap()
+    }
+
     fn history(&self) -> Vec<String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dhc"));
         command.args(["history", "n1", "--format", "json", "--history"]);
@@ -404,16 +418,7 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
     let writes = api.state().writes.len();
     assert_eq!(api.apply(&policy, &result), (0, json!([])));
     assert_eq!(api.state().writes.len(), writes, "it was done again");
-    let dhc = Dhc::on(FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", "b2\n"));
-    let mut verify = dhc.command("recover", &["verify"]);
-    verify.arg("--tools").arg(kubectl_folder());
-    verify.arg("--policy").arg(&policy);
-    verify.arg("--history").arg(api.path("history.sqlite"));
-    verify.env("DHC_NODE_NAME", "n1");
-    verify
-        .env("KUBECONFIG", api.path("kubeconfig"))
-        .arg(&result);
-    let output = verify.output().unwrap();
+    let output = api.verify(&policy, &result);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let mut expected = node();
     let after = api.node();
@@ -430,6 +435,53 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
         }));
     assert_eq!(after, expected);
     assert_eq!(api.history(), ["begun", "done", "returned"]);
+}
+
+#[test]
+fn a_label_that_somebody_has_set_over_dhc_s_is_not_dhc_s() {
+    let api = Api::with(node(), Mood::Well);
+    let (policy, result) = (api.policy("hyperpod"), api.result(LOST));
+    assert_eq!(api.apply(&policy, &result).0, 0);
+    let health = format!("{DOMAIN}/node-health-status");
+    api.state().node["metadata"]["labels"][&health] = "UnschedulablePendingReplacement".into();
+    let before = api.node();
+    let output = api.verify(&policy, &result);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let (exit, done) = api.apply(&policy, &api.result(LINK_DOWN));
+    assert_eq!(
+        (exit, &done[0]["outcome"]),
+        (4, &"left_alone".into()),
+        "{done}"
+    );
+    assert_eq!(api.node(), before);
+}
+
+#[test]
+fn every_condition_that_dhc_has_set_is_taken_back_and_nobody_else_s() {
+    let api = Api::with(node(), Mood::Well);
+    let (policy, result) = (api.policy("hyperpod"), api.result(LOST));
+    assert_eq!(api.apply(&policy, &result).0, 0);
+    // What an earlier mark has left, and what another tool has found.
+    for (kind, said) in [
+        (
+            "NetworkUnhealthy",
+            "dhc:nic.missing:01M85:reboot nic.missing",
+        ),
+        ("NeuronUnhealthy", "no device answers"),
+    ] {
+        let mut state = api.state();
+        let conditions = state.node["status"]["conditions"].as_array_mut().unwrap();
+        conditions.push(json!({"type": kind, "status": "True", "message": said}));
+    }
+    let output = api.verify(&policy, &result);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let node = api.node();
+    let conditions = node["status"]["conditions"].as_array().unwrap().iter();
+    let bad: Vec<&Value> = conditions
+        .filter(|condition| condition["status"] == "True" && condition["type"] != "Ready")
+        .map(|condition| &condition["type"])
+        .collect();
+    assert_eq!(bad, ["NeuronUnhealthy"]);
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub struct Run {
     /// Variables of the environment that were passed to tools because they change what is measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
+    /// The options that the user set: check, option, value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// By what a run was judged.

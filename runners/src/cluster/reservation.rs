@@ -110,7 +110,7 @@ impl Drop for Reservation {
 /// When Slurm does not answer or refuses.
 pub fn let_go(host: &Host, node: &str) -> Result<Vec<String>, SlurmError> {
     let mut all = of_node(host, node)?;
-    all.retain(|reservation| reservation.name.starts_with(OURS));
+    all.retain(|reservation| is_ours(&reservation.name));
     for reservation in &all {
         let left: Vec<&str> = reservation
             .nodes
@@ -131,7 +131,7 @@ pub fn let_go(host: &Host, node: &str) -> Result<Vec<String>, SlurmError> {
         .collect())
 }
 
-/// A reservation that somebody other than dhc has made around a node, if there is one.
+/// A reservation for maintenance that somebody other than dhc has made around a node, if there is one.
 ///
 /// # Errors
 /// When Slurm does not answer.
@@ -139,14 +139,21 @@ pub fn of_others(host: &Host, node: &str) -> Result<Option<String>, SlurmError> 
     let all = of_node(host, node)?;
     let other = all
         .into_iter()
-        .find(|reservation| !reservation.name.starts_with(OURS));
+        .find(|reservation| reservation.is_maintenance && !is_ours(&reservation.name));
     Ok(other.map(|reservation| reservation.name))
+}
+
+/// Whether a reservation of this name is one that dhc has made: others may call theirs `dhc-firmware`.
+fn is_ours(name: &str) -> bool {
+    let run = name.strip_prefix(OURS);
+    run.is_some_and(|run| ulid::Ulid::from_string(run).is_ok())
 }
 
 /// A reservation as Slurm lists it.
 struct Listed {
     name: String,
     nodes: Vec<String>,
+    is_maintenance: bool,
 }
 
 /// The reservations that a node is in.
@@ -154,7 +161,7 @@ fn of_node(host: &Host, node: &str) -> Result<Vec<Listed>, SlurmError> {
     let list = Command::new("scontrol", ANSWER).args(["show", "reservation", "--oneliner"]);
     let (text, _) = ask(host, "scontrol", &list)?;
     let mut found = Vec::new();
-    for (name, nodes) in text.lines().filter_map(listed) {
+    for (name, nodes, is_maintenance) in text.lines().filter_map(listed) {
         let expand = Command::new("scontrol", ANSWER).args(["show", "hostnames", nodes]);
         let (names, _) = ask(host, "scontrol", &expand)?;
         let nodes: Vec<String> = names
@@ -165,14 +172,19 @@ fn of_node(host: &Host, node: &str) -> Result<Vec<Listed>, SlurmError> {
             .collect();
         if nodes.iter().any(|name| name == node) {
             let name = name.to_owned();
-            found.push(Listed { name, nodes });
+            found.push(Listed {
+                name,
+                nodes,
+                is_maintenance,
+            });
         }
     }
     Ok(found)
 }
 
-/// Name and nodes, in Slurm's notation, of a reservation that is in force; `None` for other lines and others.
-fn listed(line: &str) -> Option<(&str, &str)> {
+/// Name and nodes, in Slurm's notation, of a reservation that is in force, and whether it is for maintenance; `None` for other
+/// lines and others.
+fn listed(line: &str) -> Option<(&str, &str, bool)> {
     let value = |key: &str| {
         line.split(' ')
             .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
@@ -186,7 +198,9 @@ fn listed(line: &str) -> Option<(&str, &str)> {
     };
     let name = value("ReservationName").filter(is_word)?;
     let nodes = value("Nodes").filter(is_word)?;
-    (value("State") == Some("ACTIVE")).then_some((name, nodes))
+    let flags = value("Flags").unwrap_or_default();
+    let is_maintenance = flags.split(',').any(|flag| flag == "MAINT");
+    (value("State") == Some("ACTIVE")).then_some((name, nodes, is_maintenance))
 }
 
 fn create(host: &Host, name: &str, nodes: &str, lease: Duration) -> Result<(), SlurmError> {
@@ -226,16 +240,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_the_name_of_a_run_makes_a_reservation_dhc_s() {
+        assert!(is_ours("dhc-01M85J2Q7TZ3N4V5W6X7Y8Z9A0"));
+        for name in [
+            "dhc-firmware",
+            "dhc-",
+            "dhc-01M85",
+            "01M85J2Q7TZ3N4V5W6X7Y8Z9A0",
+        ] {
+            assert!(!is_ours(name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_reservation_in_force_is_read_and_anything_else_is_not() {
         let line = |name: &str, nodes: &str, state: &str| {
             format!(
-                "ReservationName={name} StartTime=2026-01-02T03:04:05 Nodes={nodes} NodeCnt=2 State={state} Watts=n/a"
+                "ReservationName={name} StartTime=2026-01-02T03:04:05 Nodes={nodes} NodeCnt=2 Flags=IGNORE_JOBS,MAINT \
+                 State={state} Watts=n/a"
             )
         };
         assert_eq!(
             listed(&line("dhc-01M85", "h[3-4],k1", "ACTIVE")),
-            Some(("dhc-01M85", "h[3-4],k1"))
+            Some(("dhc-01M85", "h[3-4],k1", true))
         );
+        let of_a_project = line("project", "h1", "ACTIVE").replace("MAINT", "SPEC_NODES");
+        assert_eq!(listed(&of_a_project), Some(("project", "h1", false)));
         for line in [
             line("weekly", "h1", "INACTIVE"),
             line("licences", "(null)", "ACTIVE"),

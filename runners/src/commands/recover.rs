@@ -1,14 +1,19 @@
 //! `dhc recover` and `dhc history`.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dhc_checks::catalog;
+use dhc_checks::check::chain;
 use dhc_runners::Exit;
 use dhc_runners::cli::{Format, HistoryArgs, RecoverCommand, RecoveryArgs};
 use dhc_runners::machine::Machine;
-use dhc_runners::recover::{self, Attempts, History, Log, Mode, Plan, Policy};
+use dhc_runners::recover::{self, Again, Attempts, By, History, Log, Mode, Plan, Policy, Standing};
 use dhc_runners::render::recovery;
+use dhc_runners::tables;
+use dhc_thresholds::Report;
 
 use super::{
     Failure, environment, host, machine_args, paper, print, print_document, state, stored,
@@ -64,59 +69,90 @@ pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
             recovery,
             policy,
             node,
-        } => verify(&recovery, &policy, node.as_deref()),
+            thresholds,
+        } => verify(&recovery, &policy, node.as_deref(), thresholds.as_deref()),
     }
 }
 
-/// Runs the checks again that failed on this node, and gives it back if they pass.
-fn verify(recovery: &RecoveryArgs, policy: &Path, node: Option<&str>) -> Result<Exit, Failure> {
+/// Runs the checks again that the node was taken out for, and gives it back if they pass.
+fn verify(
+    recovery: &RecoveryArgs,
+    policy: &Path,
+    node: Option<&str>,
+    thresholds: Option<&Path>,
+) -> Result<Exit, Failure> {
     let policy = own_policy(policy)?;
     let args = &recovery.history.machine;
     let environment = environment();
     let host = host(args, &environment);
     let here = Machine::look(&host, &environment);
     let node = node.unwrap_or(&here.name);
+    let scheduler = recover::scheduler(&policy, &host, &environment);
     let history = history_file(&recovery.history)?;
-    let plan = recovery_plan(recovery, &policy, &History::read(&history)?)?;
-    let step = plan
-        .steps
-        .into_iter()
-        .find(|step| step.node == node)
-        .ok_or_else(|| format!("the results hold nothing against `{node}`; name it with --node"))?;
-    let mut checks: Vec<&str> = step
-        .causes
-        .iter()
-        .map(|cause| cause.check.as_str())
-        .collect();
-    checks.sort_unstable();
-    checks.dedup();
-    let alone = |check: &&str| catalog::find(check).is_some_and(|check| check.instance().is_some());
-    if checks.is_empty() || !checks.iter().all(alone) {
+    let results = results(recovery)?;
+    let verification = {
+        let history = History::read(&history)?;
+        let plan = plan_of(&results, &policy, &history)?;
+        let marked = match policy.mode {
+            Mode::Observe => None,
+            Mode::Enforce => match scheduler.look(node)? {
+                Standing::Marked {
+                    by: By::Dhc { run },
+                    ..
+                } => Some(run),
+                _ => None,
+            },
+        };
+        let step = plan.steps.into_iter().find(|step| step.node == node);
+        let marks = history.not_returned(node)?;
+        recover::verification(node, &results, step, &marks, marked.as_deref(), &policy)?
+    };
+    let step = &verification.step;
+    let of_results = &step.identity.instance_id;
+    let is_this_machine = of_results.is_some() && *of_results == here.identity.instance_id;
+    if node != here.name && !is_this_machine && !scheduler.is_here(node, &here)? {
         return Err(format!(
-            "{node} was found with {}, which needs other nodes; run `dhc run --level cluster` with it and good ones, and \
-             give it back by hand if it passes",
-            checks.join(", ")
+            "this machine is {}, and neither its instance id nor {} says that it is {node}; run verify on {node}",
+            here.name,
+            scheduler.name()
         )
         .into());
     }
-    let program = std::env::current_exe()?;
-    let status = std::process::Command::new(program)
-        .args(["run", "--check", &checks.join(",")])
-        .args(machine_args(args))
-        .status()?;
-    match status.code() {
-        Some(0 | 1) => {}
-        code => {
-            eprintln!(
-                "dhc: {node} is not given back: {} did not pass again",
-                checks.join(", ")
-            );
-            return Ok(match code {
-                Some(2) => Exit::Fail,
-                Some(3) => Exit::Unknown,
-                _ => Exit::Error,
-            });
-        }
+    let checks = verification.again.iter().flat_map(|again| &again.checks);
+    let together: BTreeSet<&str> = checks
+        .copied()
+        .filter(|check| catalog::find(check).is_none_or(|check| check.instance().is_none()))
+        .collect();
+    if !together.is_empty() {
+        return Err(format!(
+            "{node} was found with {}, which needs other nodes; run `dhc run --level cluster` with it and good ones, and \
+             give it back by hand if it passes",
+            list(&together, ", ")
+        )
+        .into());
+    }
+    let again = verification.again.iter();
+    let orders: Result<Vec<_>, Failure> = again
+        .map(|again| Ok((again, as_before(again, &here, thresholds)?)))
+        .collect();
+    for (again, rules) in orders? {
+        let program = std::env::current_exe()?;
+        let status = std::process::Command::new(program)
+            .args(["run", "--check", &list(&again.checks, ",")])
+            .args(rules)
+            .args(machine_args(args))
+            .status()?;
+        let exit = match status.code() {
+            Some(0 | 1) => continue,
+            Some(2) => Exit::Fail,
+            Some(3) => Exit::Unknown,
+            _ => Exit::Error,
+        };
+        eprintln!(
+            "dhc: {node} is not given back: {} did not pass again",
+            list(&again.checks, ", ")
+        );
+        return Ok(exit);
     }
     if policy.mode == Mode::Observe {
         eprintln!(
@@ -125,17 +161,72 @@ fn verify(recovery: &RecoveryArgs, policy: &Path, node: Option<&str>) -> Result<
         return Ok(Exit::Pass);
     }
     let mut history = History::write(&history)?;
-    let scheduler = recover::scheduler(&policy, &host, &environment);
     let mut to = log_file(recovery.log.as_deref())?;
     let now = jiff::Timestamp::now;
     let mut log = Log::new(&mut to, &now, &policy.version, scheduler.name());
-    match recover::give_back(&step, &policy, scheduler.as_ref(), &mut history, &mut log)? {
+    match recover::give_back(step, &policy, scheduler.as_ref(), &mut history, &mut log)? {
         Ok(what) => {
             eprintln!("dhc: {node}: {what}");
             Ok(Exit::Pass)
         }
         Err(why) => Err(format!("{node} passes and could not be given back: {why}").into()),
     }
+}
+
+/// The arguments that have checks judged by the rules of a run, and measured with its options.
+fn as_before(
+    again: &Again<'_>,
+    here: &Machine,
+    thresholds: Option<&Path>,
+) -> Result<Vec<OsString>, Failure> {
+    let mut args: Vec<OsString> = Vec::new();
+    for check in &again.checks {
+        let options = again.result.run.options.get(*check);
+        for (option, value) in options.into_iter().flatten() {
+            args.extend(["--set".into(), format!("{check}.{option}={value}").into()]);
+        }
+    }
+    let (run, rules) = (&again.result.run.id, again.judged_by);
+    let is_it = |chosen: &tables::Chosen| chosen.judged_by.sha256 == rules.sha256;
+    if rules.origin == tables::BUILT_IN {
+        let detected = here.identity.instance_type.as_deref();
+        if !is_it(&tables::choose(None, None, detected)?) {
+            let named = tables::built_in_table(&rules.instance_type);
+            named.ok().filter(is_it).ok_or_else(|| {
+                format!(
+                    "run {run} was judged by the built-in table of {} of dhc {}, and that of this dhc is another; verify \
+                     with that dhc, or give the node back by hand",
+                    rules.instance_type, rules.dhc
+                )
+            })?;
+            args.extend(["--instance-type".into(), (&rules.instance_type).into()]);
+        }
+        return Ok(args);
+    }
+    let file = thresholds.unwrap_or(Path::new(&rules.origin));
+    match tables::file(file) {
+        Ok(chosen) if is_it(&chosen) => {
+            args.extend(["--thresholds".into(), file.into()]);
+            Ok(args)
+        }
+        found => {
+            let why = match found {
+                Ok(_) => format!("`{}` has changed since", file.display()),
+                Err(error) => chain(&error),
+            };
+            Err(format!(
+                "run {run} was judged by the threshold file `{}` (SHA-256 {}), and {why}; name the same file with \
+                 --thresholds, or give the node back by hand",
+                rules.origin, rules.sha256
+            )
+            .into())
+        }
+    }
+}
+
+fn list(checks: &BTreeSet<&str>, between: &str) -> String {
+    let checks: Vec<&str> = checks.iter().copied().collect();
+    checks.join(between)
 }
 
 /// Where recovery tells what it does while it does it.
@@ -171,14 +262,18 @@ fn recovery_plan(
     policy: &Policy,
     history: &History,
 ) -> Result<Plan, Failure> {
-    let mut results = Vec::new();
-    for path in &recovery.results {
-        results.push(stored(path)?);
-    }
+    plan_of(&results(recovery)?, policy, history)
+}
+
+fn results(recovery: &RecoveryArgs) -> Result<Vec<Report>, Failure> {
+    recovery.results.iter().map(|path| stored(path)).collect()
+}
+
+fn plan_of(results: &[Report], policy: &Policy, history: &History) -> Result<Plan, Failure> {
     let now = jiff::Timestamp::now();
     let recent = history.marked_since(now - policy.window())?;
-    Ok(recover::plan(&results, policy, now, &recent, |machine| {
-        history.of_machine(machine)
+    Ok(recover::plan(results, policy, now, &recent, |step| {
+        history.past(step)
     })?)
 }
 

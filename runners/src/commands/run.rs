@@ -19,11 +19,12 @@ use dhc_runners::localise::Settings;
 use dhc_runners::machine::{self, Machine};
 use dhc_runners::plan::{self, Selection};
 use dhc_runners::prune;
+use dhc_runners::recover::Policy;
 use dhc_runners::render::{self, html};
 use dhc_runners::run::{self, Orders};
 use dhc_runners::store::{self, Store};
 use dhc_runners::{Exit, cluster, imds, journal, live, supervise, tables};
-use dhc_thresholds::{Report, Run, Status};
+use dhc_thresholds::{Action, NodeReport, Report, Run, Status};
 
 use super::{Failure, ended_within, environment, host, machine_args, show, state};
 
@@ -107,6 +108,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
             .iter()
             .map(|(name, value)| (name.clone(), redact::value(name, value)))
             .collect(),
+        options: options.clone(),
     };
     let keeper = Keeper {
         store: Store::open(
@@ -353,16 +355,40 @@ fn cluster_level(
     let mut report = Report::new(run, outcomes.judged_by, reports).with_cluster(outcomes.cluster);
     report.complete &= !STOP.load(Ordering::Relaxed);
     let exit = keeper.finish(folder, &report, outcomes.journal_broken, args);
-    let failed = report
-        .nodes
-        .iter()
-        .filter(|node| node.status == Status::Fail);
-    let failed: Vec<String> = failed.map(|node| node.name.clone()).collect();
-    if let Some(said) = nodes.keep_reserved(&failed, args.valid_for) {
-        eprintln!("dhc: {said}");
+    if args.cluster.reserve {
+        let said = match to_keep(&report)? {
+            Ok(failed) => nodes.keep_reserved(&failed, args.valid_for),
+            Err(why) => {
+                eprintln!("dhc: {why}");
+                nodes.keep_reserved(&[], args.valid_for)
+            }
+        };
+        if let Some(said) = said {
+            eprintln!("dhc: {said}");
+        }
     }
     nodes.release();
     exit
+}
+
+/// The nodes that a run keeps reserved: those that recovery would touch, or why none, which is why it would touch none.
+fn to_keep(report: &Report) -> Result<Result<Vec<String>, String>, Failure> {
+    let acts = |node: &&NodeReport| node.status == Status::Fail && node.action >= Action::Reset;
+    let failed = report.nodes.iter().filter(acts);
+    let failed: Vec<String> = failed.map(|node| node.name.clone()).collect();
+    let (nodes, most) = (
+        report.nodes.len(),
+        Policy::load(Path::new("default"))?.most(report.nodes.len()),
+    );
+    Ok(if failed.len() <= most {
+        Ok(failed)
+    } else {
+        Err(format!(
+            "{} of {nodes} nodes failed, and at most {most} are kept reserved: so many at once means configuration, fabric or \
+             the check itself; all are let go",
+            failed.len()
+        ))
+    })
 }
 
 /// What `--level all` starts on every node: the instance level, with what of the command line is about it.

@@ -135,7 +135,22 @@ impl<'a> Lines<'a> {
                 let slow = slow.filter(|_| fault.class == "cluster.node.slow");
                 slow.unwrap_or_else(|| fault.finding.message.clone())
             };
-            lines.extend(self.verdict(node, error));
+            let verdict = self.verdict(node, error);
+            // A node that failed is told of even where nothing is to be done to it.
+            let failed = node
+                .checks
+                .iter()
+                .filter(|check| check.status == Status::Fail);
+            let failed = failed.filter(|_| verdict.is_none());
+            let said =
+                failed.flat_map(|check| messages(check).into_iter().map(move |it| (check, it)));
+            lines.extend(said.map(|(check, (level, msg))| Line {
+                check: Some(&check.check),
+                status: Some(check.status),
+                action: Some(check.action),
+                ..self.of_node(node, level, msg)
+            }));
+            lines.extend(verdict);
         }
         for check in self
             .report

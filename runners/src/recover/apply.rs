@@ -176,7 +176,8 @@ fn one(
         if *by == By::Another {
             return Ok((Outcome::LeftAlone, left_alone(state, found)));
         }
-        if *found == words {
+        // The same words on the word of another run ask for something that may have happened since.
+        if *found == words && *by == mark_of(step) {
             history.add(&step.events(What::Done, log.now(), &policy.version))?;
             return Ok((
                 Outcome::DoneBefore,
@@ -197,10 +198,8 @@ fn one(
     // A tool that was killed at its deadline, or lost its connection, may have been heard all the same.
     match scheduler.look(&step.node) {
         Ok(Standing::Marked {
-            words: found,
-            by: By::Dhc,
-            ..
-        }) if found == words => {
+            words: found, by, ..
+        }) if found == words && by == mark_of(step) => {
             history.add(&step.events(What::Done, log.now(), &policy.version))?;
             Ok((
                 Outcome::Done,
@@ -238,19 +237,29 @@ pub fn give_back(
         Err(error) => Err(chain(&error)),
         Ok(Standing::InService) => {
             // By a person, by HyperPod, or by a dhc that did not live to say so.
-            let past = history.of_machine(step.machine())?;
-            let last = past.iter().rfind(|event| event.what != What::Seen);
-            if !last.is_some_and(|last| matches!(last.what, What::Begun | What::Done)) {
-                return Ok(Ok("it is in service, and was not marked".to_owned()));
+            let was_marked = !history.not_returned(&step.node)?.is_empty();
+            let said = if was_marked {
+                "it is in service"
+            } else {
+                "it is in service, and was not marked"
+            };
+            // A run that keeps its nodes reserved marks none.
+            match scheduler.let_go(&step.node) {
+                Ok(names) if names.is_empty() && !was_marked => return Ok(Ok(said.to_owned())),
+                Ok(names) if names.is_empty() => Ok(said.to_owned()),
+                Ok(names) => {
+                    let names = names.join(", ");
+                    Ok(format!("{said}, and out of the reservation {names}"))
+                }
+                Err(error) => Err(chain(&error)),
             }
-            Ok("it is in service".to_owned())
         }
         Ok(Standing::Marked {
             state,
             words,
             by: By::Another,
         }) => Err(left_alone(&state, &words)),
-        Ok(Standing::Marked { by: By::Dhc, .. }) => scheduler
+        Ok(Standing::Marked { .. }) => scheduler
             .give_back(&step.node, log.now())
             .map_err(|error| chain(&error)),
     };
@@ -262,6 +271,13 @@ pub fn give_back(
         Err(why) => log.of(step, Level::Error, "kept", why)?,
     }
     Ok(done)
+}
+
+/// Who has made the mark of this step, once it is made.
+fn mark_of(step: &Step) -> By {
+    By::Dhc {
+        run: step.run().to_owned(),
+    }
 }
 
 fn left_alone(state: &str, words: &str) -> String {

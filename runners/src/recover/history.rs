@@ -17,6 +17,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::plan::{Past, Step, marks};
+
 /// How long SQLite waits for another connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -91,7 +93,7 @@ pub struct Event {
     pub what: What,
     /// The name that the node had.
     pub node: String,
-    /// The machine: its instance id, or the node's name where it has none.
+    /// The machine: its instance id, else its name and serial number, or its name alone where it has none.
     pub machine: String,
     /// The boot, empty where it is not known.
     pub boot: String,
@@ -226,8 +228,8 @@ impl History {
         })
     }
 
-    /// Adds events, all or none. One that is there already is not added again; a beginning or a failure takes the place of
-    /// the one before, since it may be tried more than once.
+    /// Adds events, all or none. One that is there already is not added again; a beginning, a failure or a return takes the
+    /// place of the one before, since it may happen more than once.
     ///
     /// # Errors
     /// When they cannot be made durable.
@@ -242,8 +244,8 @@ impl History {
             let transaction = db.transaction()?;
             for event in events {
                 let again = match event.what {
-                    What::Begun | What::Failed => "REPLACE",
-                    What::Seen | What::Done | What::Returned => "IGNORE",
+                    What::Begun | What::Failed | What::Returned => "REPLACE",
+                    What::Seen | What::Done => "IGNORE",
                 };
                 transaction.execute(
                     &format!(
@@ -269,12 +271,46 @@ impl History {
         add(db).map_err(unusable)
     }
 
+    /// What is known of the machine of a step. One whose results do not tell which it is, as those of a whole cluster do not,
+    /// is known by its boot; where that tells nothing either it has no past but that of this boot.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn past(&self, step: &Step) -> Result<Past, HistoryError> {
+        let (id, boot) = (step.machine_id(), step.boot());
+        let by_boot: Vec<String> = self.rows(
+            "SELECT machine FROM event WHERE boot = ?1 AND boot <> '' AND machine <> node ORDER BY id DESC LIMIT 1",
+            &[&boot],
+            |row| row.get(0),
+        )?;
+        let machine = id.or_else(|| by_boot.into_iter().next());
+        let condition = "machine = ?1 OR node = ?3 AND boot = '' OR boot <> '' AND (boot = ?2 \
+             OR boot IN (SELECT boot FROM event WHERE machine = ?1))";
+        let events = self.select(
+            condition,
+            &[&machine.as_deref().unwrap_or_default(), &boot, &step.node],
+        )?;
+        Ok(Past { machine, events })
+    }
+
+    /// The marks of the node of this name that were not taken back since, as far as is known, oldest first.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn not_returned(&self, node: &str) -> Result<Vec<Event>, HistoryError> {
+        let all = self.select(
+            "node = ?1 AND id > (SELECT coalesce(max(id), 0) FROM event WHERE node = ?1 AND what = 'returned')",
+            &[&node],
+        )?;
+        Ok(marks(&all).cloned().collect())
+    }
+
     /// What is known of a machine, oldest first.
     ///
     /// # Errors
     /// When the history cannot be read.
     pub fn of_machine(&self, machine: &str) -> Result<Vec<Event>, HistoryError> {
-        self.select("machine = ?1", machine)
+        self.select("machine = ?1", &[&machine])
     }
 
     /// What is known of the node of this name and of the machine that had it last, oldest first.
@@ -284,29 +320,29 @@ impl History {
     pub fn of_node(&self, node: &str) -> Result<Vec<Event>, HistoryError> {
         self.select(
             "node = ?1 OR machine = ?1 OR machine = (SELECT machine FROM event WHERE node = ?1 ORDER BY id DESC LIMIT 1)",
-            node,
+            &[&node],
         )
     }
 
-    fn select(&self, condition: &str, of: &str) -> Result<Vec<Event>, HistoryError> {
+    fn select(&self, condition: &str, of: &[&dyn ToSql]) -> Result<Vec<Event>, HistoryError> {
         let sql = format!(
             "SELECT at, what, node, machine, boot, run, fault, device, action, policy FROM event WHERE {condition} \
              ORDER BY id"
         );
-        self.rows(&sql, &of, event)
+        self.rows(&sql, of, event)
     }
 
-    /// What a query with one parameter finds; nothing where there is no history yet.
+    /// What a query finds; nothing where there is no history yet.
     fn rows<T, All: FromIterator<T> + Default>(
         &self,
         sql: &str,
-        of: &dyn ToSql,
+        of: &[&dyn ToSql],
         row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<All, HistoryError> {
         let Some(db) = &self.db else {
             return Ok(All::default());
         };
-        let read = || -> rusqlite::Result<All> { db.prepare(sql)?.query_map([of], row)?.collect() };
+        let read = || -> rusqlite::Result<All> { db.prepare(sql)?.query_map(of, row)?.collect() };
         read().map_err(|error| HistoryError::Unusable {
             path: self.path.clone(),
             error,
@@ -314,16 +350,18 @@ impl History {
     }
 
     /// The machines that were marked since then, as far as is known: an attempt of which no end is known may have come to a
-    /// mark.
+    /// mark. One that was marked by its name alone goes by its id where that is known of the boot.
     ///
     /// # Errors
     /// When the history cannot be read.
     pub fn marked_since(&self, since: Timestamp) -> Result<BTreeSet<String>, HistoryError> {
         self.rows(
-            "SELECT DISTINCT machine FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
+            "SELECT DISTINCT coalesce((SELECT known.machine FROM event AS known WHERE known.boot = event.boot \
+             AND known.boot <> '' AND known.machine <> known.node ORDER BY known.id DESC LIMIT 1), machine) \
+             FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
              (SELECT 1 FROM event AS later WHERE later.what = 'failed' AND later.id > event.id \
              AND later.machine = event.machine AND later.run = event.run AND later.boot = event.boot))",
-            &since.to_string(),
+            &[&since.to_string()],
             |row| row.get(0),
         )
     }
@@ -337,7 +375,7 @@ impl History {
             "SELECT machine, (SELECT node FROM event AS last WHERE last.machine = event.machine ORDER BY id DESC LIMIT 1), \
              count(DISTINCT run || boot) AS times FROM event WHERE what = 'done' \
              GROUP BY machine ORDER BY times DESC, machine LIMIT ?1",
-            &most,
+            &[&most],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )
     }

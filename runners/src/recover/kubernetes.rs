@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::plan::Step;
 use super::policy::Labels;
 use super::scheduler::{By, Scheduler, SchedulerError, Standing, node_name};
+use crate::machine::Machine;
 
 /// How long the API server may take to answer, and kubectl to come to an end.
 const ANSWER: &str = "--request-timeout=10s";
@@ -188,7 +189,7 @@ impl<'a> Kubernetes<'a> {
 
 /// What is to be changed on a node, in the order of writing.
 struct Changes {
-    condition: Value,
+    conditions: Vec<Value>,
     /// The node's labels, annotations and taints, as they are to be.
     metadata: Metadata,
 }
@@ -202,7 +203,9 @@ struct Metadata {
 
 impl Changes {
     fn write(self, kubernetes: &Kubernetes<'_>, mut node: Node) -> Result<(), SchedulerError> {
-        node.set_condition(self.condition);
+        for condition in self.conditions {
+            node.set_condition(condition);
+        }
         // Its answer has the new resourceVersion.
         let mut node = kubernetes.write(&node, "/status")?;
         node.set_metadata(self.metadata);
@@ -223,6 +226,10 @@ impl Scheduler for Kubernetes<'_> {
         self.labels.status.get(&step.action)?;
         let (class, run, action) = (step.class(), step.run(), step.action);
         Some(format!("{OURS}{class}:{run}:{action}"))
+    }
+
+    fn is_here(&self, node: &str, here: &Machine) -> Result<bool, SchedulerError> {
+        Ok(self.read(node_name(node)?)?.is(here))
     }
 
     fn mark(
@@ -250,7 +257,7 @@ impl Scheduler for Kubernetes<'_> {
         }));
         let details = Value::from(details).to_string();
         self.change(name, Some(seen), |_| Changes {
-            condition: condition(fault_type, "True", &reason, &message, &now),
+            conditions: vec![condition(fault_type, "True", &reason, &message, &now)],
             metadata: Metadata {
                 set: vec![
                     (HEALTH, status.to_owned()),
@@ -269,9 +276,11 @@ impl Scheduler for Kubernetes<'_> {
         let now = rfc3339(now);
         let said = "dhc ran the checks again that had failed, and they passed";
         self.change(node_name(node)?, None, |node| {
-            let fault_type = node.label(FAULT_TYPES).unwrap_or(TYPE_UNKNOWN);
+            // A later mark may have been of another type than the one before.
+            let conditions = node.our_conditions(self.labels);
+            let well = |kind: &String| condition(kind, "False", "Recovered", said, &now);
             Changes {
-                condition: condition(fault_type, "False", "Recovered", said, &now),
+                conditions: conditions.iter().map(well).collect(),
                 metadata: Metadata {
                     set: vec![
                         (HEALTH, SCHEDULABLE.to_owned()),
@@ -305,6 +314,29 @@ impl Node {
 
     fn label(&self, key: &str) -> Option<&str> {
         self.object["metadata"]["labels"][key].as_str()
+    }
+
+    /// Whether it is this machine, by its boot or by the cloud's name for it.
+    fn is(&self, here: &Machine) -> bool {
+        let boot = self.object["status"]["nodeInfo"]["bootID"].as_str();
+        let cloud = self.object["spec"]["providerID"].as_str();
+        let cloud = cloud.and_then(|id| Some(id.rsplit_once('/')?.1));
+        let is =
+            |one: Option<&str>, other: &Option<String>| one.is_some() && one == other.as_deref();
+        is(boot, &here.identity.boot_id) || is(cloud, &here.identity.instance_id)
+    }
+
+    /// The types of the conditions that say what dhc has found wrong.
+    fn our_conditions(&self, labels: &Labels) -> Vec<String> {
+        let all = self.object["status"]["conditions"].as_array();
+        let text = |condition: &'_ Value, key: &str| condition[key].as_str().map(str::to_owned);
+        let ours = all.into_iter().flatten().filter(|condition| {
+            let says = text(condition, "message").is_some_and(|said| said.starts_with(OURS));
+            says && condition["status"] == "True"
+        });
+        ours.filter_map(|condition| text(condition, "type"))
+            .filter(|kind| kind == TYPE_UNKNOWN || labels.has_fault_type(kind))
+            .collect()
     }
 
     fn taints(&self) -> impl Iterator<Item = &Value> {
@@ -341,22 +373,30 @@ impl Node {
             return Standing::InService;
         }
         let state = health.unwrap_or("tainted");
-        match self.our_words() {
-            Some(words) => Standing::Marked {
+        match self.our_words(health, labels) {
+            Some((words, run)) => Standing::Marked {
                 state: state.to_owned(),
                 words,
-                by: By::Dhc,
+                by: By::Dhc { run },
             },
             None => another(state, format!("{HEALTH}={state}")),
         }
     }
 
-    /// The words of dhc's mark, from the annotation that it leaves.
-    fn our_words(&self) -> Option<String> {
+    /// The words of dhc's mark, from the annotation that it leaves, and its run. They vouch for the label that they ask for and
+    /// for no other, which somebody may have set later.
+    fn our_words(&self, health: Option<&str>, labels: &Labels) -> Option<(String, String)> {
         let details = self.object["metadata"]["annotations"][FAULT_DETAILS].as_str()?;
         let details: Value = serde_json::from_str(details).ok()?;
         let (words, _) = details[0]["message"].as_str()?.split_once(' ')?;
-        words.starts_with(OURS).then(|| words.to_owned())
+        let parts: Vec<&str> = words.strip_prefix(OURS)?.split(':').collect();
+        let [_, run, action] = parts[..] else {
+            return None;
+        };
+        let mut asked = labels.status.iter();
+        let (_, asked) = asked.find(|(known, _)| known.word() == action)?;
+        let is_it = health.is_none_or(|health| health == asked);
+        is_it.then(|| (words.to_owned(), run.to_owned()))
     }
 
     fn set_condition(&mut self, condition: Value) {

@@ -12,6 +12,7 @@ mod plan;
 mod policy;
 mod scheduler;
 mod slurm;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -20,9 +21,10 @@ use dhc_checks::host::Host;
 pub use apply::{Applied, ApplyError, Done, Outcome, apply, give_back};
 pub use history::{Event, History, HistoryError, What};
 pub use log::Log;
-pub use plan::{Attempts, Cause, PLAN_SCHEMA, Plan, Step, plan};
+pub use plan::{Attempts, Cause, PLAN_SCHEMA, Past, Plan, Step, plan};
 pub use policy::{Kind, Mode, Policy, PolicyError};
 pub use scheduler::{By, Scheduler, SchedulerError, Standing};
+pub use verify::{Again, Verification, verification};
 
 /// The scheduler that a policy names, reached with the tools of this host. `environment` is that of dhc.
 pub fn scheduler<'a>(

@@ -1,8 +1,10 @@
 //! What would be done to which node, and why; nothing is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use dhc_thresholds::{Action, FaultReport, Faults, Identity, NodeReport, Report, Status, Subject};
+use dhc_thresholds::{
+    Action, CheckReport, FaultReport, Faults, Identity, NodeReport, Report, Status, Subject,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -53,6 +55,18 @@ pub struct Step {
     pub attempts: Option<Attempts>,
     /// The faults that the action follows from.
     pub causes: Vec<Cause>,
+    /// The machine, where the history knows more of it than the results do.
+    #[serde(skip)]
+    pub(super) known_as: Option<String>,
+}
+
+/// What is known of a machine from before.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// By what the history knows the machine, where its own results do not tell which it is.
+    pub machine: Option<String>,
+    /// What was seen of it and done to it, oldest first.
+    pub events: Vec<Event>,
 }
 
 /// How often a machine was marked, by the boots in which it was.
@@ -86,6 +100,8 @@ impl Attempts {
 pub struct Cause {
     /// The run that found it.
     pub run: String,
+    /// The boot in which it was found; empty where it is not known.
+    pub boot: String,
     /// The check.
     pub check: String,
     /// The fault class.
@@ -101,9 +117,39 @@ pub struct Cause {
 }
 
 impl Step {
+    /// A node that nothing is held against.
+    pub(super) fn of(node: &str, identity: Identity) -> Step {
+        Step {
+            node: node.to_owned(),
+            identity,
+            status: Status::Pass,
+            action: Action::None,
+            why: String::new(),
+            held: None,
+            attempts: None,
+            causes: Vec::new(),
+            known_as: None,
+        }
+    }
+
+    /// What the machine is known by whatever boots it: its instance id, else its name and serial number. A name alone is
+    /// given again to other machines.
+    pub fn machine_id(&self) -> Option<String> {
+        let serial = self.identity.hardware_serial.as_deref();
+        let serial = serial.filter(|serial| is_serial(serial));
+        let named = || Some(format!("{}/{}", self.node, serial?));
+        self.identity.instance_id.clone().or_else(named)
+    }
+
     /// The machine, as the history names it.
-    pub fn machine(&self) -> &str {
-        self.identity.instance_id.as_deref().unwrap_or(&self.node)
+    pub fn machine(&self) -> String {
+        let known = self.machine_id().or_else(|| self.known_as.clone());
+        known.unwrap_or_else(|| self.node.clone())
+    }
+
+    /// The newest boot that the results tell of; empty where it is not known.
+    pub fn boot(&self) -> &str {
+        self.identity.boot_id.as_deref().unwrap_or_default()
     }
 
     /// Whether something would be done to the node.
@@ -127,8 +173,8 @@ impl Step {
             at,
             what,
             node: self.node.clone(),
-            machine: self.machine().to_owned(),
-            boot: self.identity.boot_id.clone().unwrap_or_default(),
+            machine: self.machine(),
+            boot: cause.boot.clone(),
             run: cause.run.clone(),
             fault: cause.fault.clone(),
             device: cause.device_id.clone(),
@@ -139,8 +185,8 @@ impl Step {
     }
 }
 
-/// Makes the plan. `history` tells what is known of a machine, by the name of [`Step::machine`]; `recent` are the machines
-/// that were marked within the policy's window.
+/// Makes the plan. `history` tells what is known of the machine of a step; `recent` are the machines, by the name of
+/// [`Step::machine`], that were marked within the policy's window.
 ///
 /// # Errors
 /// Those of `history`.
@@ -149,26 +195,24 @@ pub fn plan<E>(
     policy: &Policy,
     now: Timestamp,
     recent: &BTreeSet<String>,
-    history: impl Fn(&str) -> Result<Vec<Event>, E>,
+    history: impl Fn(&Step) -> Result<Past, E>,
 ) -> Result<Plan, E> {
-    let mut by_machine: BTreeMap<(String, String), Vec<(&Report, &NodeReport)>> = BTreeMap::new();
-    for result in results {
-        for node in &result.nodes {
-            let machine = node.identity.instance_id.clone().unwrap_or_default();
-            let key = (node.name.clone(), machine);
-            by_machine.entry(key).or_default().push((result, node));
-        }
-    }
-    let nodes = by_machine.len();
+    let names: BTreeSet<&str> = results
+        .iter()
+        .flat_map(|result| &result.nodes)
+        .map(|node| node.name.as_str())
+        .collect();
+    let nodes = names.len();
     let mut steps = Vec::new();
-    for ((name, _), reports) in by_machine {
-        let status = reports.iter().map(|(_, node)| node.status).max();
-        if let Some(status) = status.filter(|status| *status > Status::Pass) {
-            let mut step = step(name, status, &reports, policy);
+    for name in names {
+        let machine = Newest::of(name, results);
+        if machine.status() > Status::Pass {
+            let mut step = step(name, &machine, policy);
             if acts(step.action) {
-                let past = history(step.machine())?;
-                escalate(&mut step, &past, policy, now);
-                step.held = held(&step, &reports, &past, now);
+                let past = history(&step)?;
+                step.known_as = past.machine;
+                escalate(&mut step, &past.events, policy, now);
+                step.held = held(&step, results, &past.events, now);
             }
             steps.push(step);
         }
@@ -197,14 +241,14 @@ fn breaker(
     recent: &BTreeSet<String>,
     policy: &Policy,
 ) -> Option<String> {
-    let acting: BTreeSet<&str> = steps
+    let acting: BTreeSet<String> = steps
         .iter()
         .filter(|step| step.acts())
         .map(Step::machine)
         .collect();
     let before = recent
         .iter()
-        .filter(|machine| !acting.contains(machine.as_str()))
+        .filter(|machine| !acting.contains(*machine))
         .count();
     let most = policy.most(nodes);
     if acting.is_empty() || acting.len() + before <= most {
@@ -224,13 +268,91 @@ fn breaker(
     ))
 }
 
+/// The machine that had a name last, in its newest boot: what an older boot or another machine has shown is past.
+pub(super) struct Newest<'a> {
+    pub(super) identity: Identity,
+    /// The newest run of each check.
+    checks: Vec<(&'a Report, &'a NodeReport, &'a CheckReport)>,
+}
+
+impl<'a> Newest<'a> {
+    pub(super) fn of(name: &str, results: &'a [Report]) -> Newest<'a> {
+        let nodes = |result: &'a Report| result.nodes.iter().map(move |node| (result, node));
+        let mut all: Vec<(&Report, &NodeReport)> = results
+            .iter()
+            .flat_map(nodes)
+            .filter(|(_, node)| node.name == name)
+            .collect();
+        all.sort_by(|(one, _), (other, _)| other.run.id.cmp(&one.run.id));
+        let mut identity = Identity::default();
+        let mut checks: Vec<(&Report, &NodeReport, &CheckReport)> = Vec::new();
+        for (result, node) in all {
+            if !may_be(&identity, &node.identity) {
+                continue;
+            }
+            // A run of many nodes knows less of each than the node's own.
+            let known = std::mem::take(&mut identity);
+            let own = node.identity.clone();
+            identity = Identity {
+                instance_id: known.instance_id.or(own.instance_id),
+                instance_type: known.instance_type.or(own.instance_type),
+                instance_type_from: known.instance_type_from.or(own.instance_type_from),
+                region: known.region.or(own.region),
+                boot_id: known.boot_id.or(own.boot_id),
+                hardware_serial: known.hardware_serial.or(own.hardware_serial),
+                kernel: known.kernel.or(own.kernel),
+            };
+            for check in node.checks.iter().filter(|check| check.skipped().is_none()) {
+                if !checks
+                    .iter()
+                    .any(|(_, _, newer)| newer.check == check.check)
+                {
+                    checks.push((result, node, check));
+                }
+            }
+        }
+        Newest { identity, checks }
+    }
+
+    fn status(&self) -> Status {
+        let all = self.checks.iter().map(|(_, _, check)| check.status);
+        all.max().unwrap_or(Status::Unknown)
+    }
+
+    fn causes(&self, policy: &Policy) -> Vec<Cause> {
+        let mut causes: Vec<Cause> = Vec::new();
+        for (result, node, check) in &self.checks {
+            let of_check = node
+                .faults
+                .iter()
+                .filter(|fault| fault.check == check.check);
+            causes.extend(of_check.map(|fault| cause(result, node, fault, policy)));
+        }
+        causes.retain(|cause| cause.action != Action::None);
+        causes
+    }
+}
+
+/// Whether two results of one name can be of one machine in one boot.
+fn may_be(one: &Identity, other: &Identity) -> bool {
+    let agree = |one: &Option<String>, other: &Option<String>| match (one, other) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    };
+    agree(&one.instance_id, &other.instance_id) && agree(&one.boot_id, &other.boot_id)
+}
+
+/// Whether this tells machines apart, and is not one of the texts that firmware has where nobody wrote a number.
+fn is_serial(text: &str) -> bool {
+    let digits = text.chars().filter(char::is_ascii_digit);
+    let distinct: BTreeSet<char> = digits.collect();
+    distinct.len() > 1 && !"01234567890".contains(text) && !"1234567890".contains(text)
+}
+
 /// The node without regard to its past.
-fn step(node: String, status: Status, reports: &[(&Report, &NodeReport)], policy: &Policy) -> Step {
-    let causes: Vec<Cause> = reports
-        .iter()
-        .flat_map(|(result, node)| node.faults.iter().map(|fault| cause(result, fault, policy)))
-        .filter(|cause| cause.action != Action::None)
-        .collect();
+fn step(node: &str, machine: &Newest<'_>, policy: &Policy) -> Step {
+    let status = machine.status();
+    let causes = machine.causes(policy);
     // Only a broken bound is held against a node. What could not be looked at, or is a warning, is for a person.
     let action = if status == Status::Fail {
         causes.iter().map(|cause| cause.action).max()
@@ -240,11 +362,6 @@ fn step(node: String, status: Status, reports: &[(&Report, &NodeReport)], policy
             .map(|cause| cause.action.min(Action::Investigate))
             .max()
     };
-    let identity = reports
-        .iter()
-        .max_by_key(|(result, _)| &result.run.id)
-        .map(|(_, node)| node.identity.clone())
-        .unwrap_or_default();
     let action = action.unwrap_or_default();
     let why = match (status, gravest(&causes)) {
         (_, Some(cause)) => format!("{}: {}", cause.fault, cause.message),
@@ -254,14 +371,11 @@ fn step(node: String, status: Status, reports: &[(&Report, &NodeReport)], policy
         (_, None) => "nothing that was found asks for an action".to_owned(),
     };
     Step {
-        node,
-        identity,
         status,
         action,
         why,
-        held: None,
-        attempts: None,
         causes,
+        ..Step::of(node, machine.identity.clone())
     }
 }
 
@@ -273,7 +387,12 @@ fn gravest(causes: &[Cause]) -> Option<&Cause> {
     causes.max_by_key(|cause| (cause.action, names_device(cause)))
 }
 
-fn cause(result: &Report, fault: &FaultReport, policy: &Policy) -> Cause {
+pub(super) fn cause(
+    result: &Report,
+    node: &NodeReport,
+    fault: &FaultReport,
+    policy: &Policy,
+) -> Cause {
     // A finding that is a warning never touches a node, whatever its class asks for where it is a failure.
     let action = if fault.finding.status == Status::Fail {
         policy.action(&fault.class)
@@ -286,6 +405,7 @@ fn cause(result: &Report, fault: &FaultReport, policy: &Policy) -> Cause {
         .find_map(|key| fault.device.get(*key).filter(|id| !id.is_empty()));
     Cause {
         run: result.run.id.clone(),
+        boot: node.identity.boot_id.clone().unwrap_or_default(),
         check: fault.check.clone(),
         fault: fault.class.clone(),
         device_id: id.unwrap_or(&device).clone(),
@@ -314,9 +434,17 @@ fn escalate(step: &mut Step, past: &[Event], policy: &Policy, now: Timestamp) {
         );
         return;
     }
-    let boots = boots_marked(past, Action::Reboot, now, memory.reboots_hours);
-    let boot = step.identity.boot_id.as_deref().unwrap_or_default();
-    if memory.reboots_max > 0 && boots.len() >= memory.reboots_max && !boots.contains(boot) {
+    let mut boots = boots_marked(past, Action::Reboot, now, memory.reboots_hours);
+    // What is not known to have been another boot, or to be one, is no proof of a reboot.
+    boots.remove("");
+    let Some(boot) = step.causes.iter().map(|cause| cause.boot.as_str()).max() else {
+        return;
+    };
+    if !boot.is_empty()
+        && memory.reboots_max > 0
+        && boots.len() >= memory.reboots_max
+        && !boots.contains(boot)
+    {
         step.action = Action::Replace;
         step.why = format!(
             "{} reboots in {} h have not helped; {}",
@@ -329,17 +457,19 @@ fn escalate(step: &mut Step, past: &[Event], policy: &Policy, now: Timestamp) {
 
 /// The mark for a reboot or reset after which one of the step's faults is there again.
 fn came_back<'a>(step: &Step, past: &'a [Event], now: Timestamp, hours: u32) -> Option<&'a Event> {
-    let boot = step.identity.boot_id.as_deref().unwrap_or_default();
     marks(past).find(|event| {
         let is_it = |cause: &Cause| {
-            cause.fault == event.fault && cause.device_id == event.device && acts(cause.action)
+            cause.fault == event.fault
+                && cause.device_id == event.device
+                && acts(cause.action)
+                // Found after the mark, and in another boot; one that is not known is no proof of a reboot.
+                && cause.run > event.run
+                && !cause.boot.is_empty()
+                && cause.boot != event.boot
         };
         matches!(event.action, Action::Reboot | Action::Reset)
             && within(event, now, hours)
-            // A boot that is not known is no proof of a reboot.
-            && !boot.is_empty()
             && !event.boot.is_empty()
-            && event.boot != boot
             && step.causes.iter().any(is_it)
     })
 }
@@ -353,7 +483,7 @@ fn boots_marked(past: &[Event], action: Action, now: Timestamp, hours: u32) -> B
 }
 
 /// The marks that a machine got, as far as is known: an attempt of which no end is known may have come to one.
-fn marks(past: &[Event]) -> impl Iterator<Item = &Event> {
+pub(super) fn marks(past: &[Event]) -> impl Iterator<Item = &Event> {
     past.iter().enumerate().filter_map(|(index, event)| {
         let failed = || {
             past[index..].iter().any(|later| {
@@ -370,13 +500,12 @@ fn within(event: &Event, now: Timestamp, hours: u32) -> bool {
 }
 
 /// Why nothing is done to the node now.
-fn held(
-    step: &Step,
-    reports: &[(&Report, &NodeReport)],
-    past: &[Event],
-    now: Timestamp,
-) -> Option<String> {
-    for (result, _) in reports {
+fn held(step: &Step, results: &[Report], past: &[Event], now: Timestamp) -> Option<String> {
+    let is_acted_on = |result: &&Report| {
+        let mut acting = step.causes.iter().filter(|cause| acts(cause.action));
+        acting.any(|cause| cause.run == result.run.id)
+    };
+    for result in results.iter().filter(is_acted_on) {
         let expires: Result<Timestamp, _> = result.run.expires_at.parse();
         match expires {
             Ok(expires) if now <= expires => {}
@@ -388,8 +517,8 @@ fn held(
             }
         }
     }
-    let boot = step.identity.boot_id.as_deref().unwrap_or_default();
-    let of_this_boot = || past.iter().rev().filter(|event| event.boot == boot);
+    let is_this_boot = |event: &&Event| step.causes.iter().any(|cause| cause.boot == event.boot);
+    let of_this_boot = || past.iter().rev().filter(is_this_boot);
     // The same fault of the same run is acted on once, whatever has become of the node since.
     let once = of_this_boot().find(|event| {
         event.what == What::Done && event.run == step.run() && event.fault == step.class()

@@ -114,6 +114,11 @@ impl Labels {
         nearest(&self.fault_types, class).map(String::as_str)
     }
 
+    /// Whether some class is of this fault type.
+    pub(super) fn has_fault_type(&self, fault_type: &str) -> bool {
+        self.fault_types.values().any(|known| known == fault_type)
+    }
+
     /// Whether a taint with this key may be on a node in service.
     pub(super) fn allows_taint(&self, key: &str) -> bool {
         self.taints_allowed
@@ -292,7 +297,26 @@ impl Policy {
     /// What is done about a fault of this class.
     pub fn action(&self, class: &str) -> Action {
         let own = nearest(&self.actions, class);
-        own.map_or_else(|| Faults::built_in().action(class), |action| *action)
+        match own.map_or_else(|| Faults::built_in().action(class), |action| *action) {
+            Action::Reset if self.reset_is_reboot() => Action::Reboot,
+            action => action,
+        }
+    }
+
+    /// Whether a reset is asked for in the very words of a reboot, and so is one, to be counted as one. Words that ask for
+    /// everything alike ask for nothing in particular.
+    fn reset_is_reboot(&self) -> bool {
+        use Action::{Reboot, Replace, Reset};
+        fn alike<T: PartialEq>(all: &BTreeMap<Action, T>, one: Action, other: Action) -> bool {
+            all.contains_key(&one) && all.get(&one) == all.get(&other)
+        }
+        match self.scheduler {
+            Kind::Slurm => alike(&self.slurm, Reset, Reboot) && !alike(&self.slurm, Reset, Replace),
+            Kind::Kubernetes => {
+                let words = &self.kubernetes.status;
+                alike(words, Reset, Reboot) && !alike(words, Reset, Replace)
+            }
+        }
     }
 
     /// How long a node that was touched counts as one of those that are.
@@ -301,7 +325,7 @@ impl Policy {
     }
 
     /// How many of `nodes` may be touched.
-    pub(super) fn most(&self, nodes: usize) -> usize {
+    pub fn most(&self, nodes: usize) -> usize {
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::plan::Step;
+use crate::machine::Machine;
 
 /// A scheduler, asked about one node at a time.
 pub trait Scheduler {
@@ -35,6 +36,21 @@ pub trait Scheduler {
     /// # Errors
     /// When the scheduler refuses.
     fn give_back(&self, node: &str, now: Timestamp) -> Result<String, SchedulerError>;
+
+    /// Takes a node out of the reservations that dhc keeps, and names those; for one that is not marked.
+    ///
+    /// # Errors
+    /// When the scheduler refuses.
+    fn let_go(&self, node: &str) -> Result<Vec<String>, SchedulerError> {
+        let _ = node;
+        Ok(Vec::new())
+    }
+
+    /// Whether the node is the machine that dhc runs on.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer, or does not know the node.
+    fn is_here(&self, node: &str, here: &Machine) -> Result<bool, SchedulerError>;
 }
 
 /// How a node stands with its scheduler.
@@ -54,10 +70,13 @@ pub enum Standing {
 }
 
 /// Who took a node out of service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum By {
     /// dhc, as the mark itself shows.
-    Dhc,
+    Dhc {
+        /// On the word of this run.
+        run: String,
+    },
     /// A person, another tool, or the scheduler: not dhc's to change.
     Another,
 }

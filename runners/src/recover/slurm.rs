@@ -1,4 +1,5 @@
-//! Nodes of Slurm: marked with `scontrol update`, looked at with `sinfo`.
+//! Nodes of Slurm: marked with `scontrol update`, looked at with `scontrol show node`. `sinfo` has one word for a node, and in a
+//! reservation for maintenance that word hides that somebody has failed the node.
 //!
 //! What recovery tooling reads is the reason, letter by letter, so nothing but the policy's words ever stands there. What
 //! people and dhc itself read is the node's comment: it repeats the words, and so shows that the mark is dhc's.
@@ -15,17 +16,16 @@ use super::plan::Step;
 use super::policy::{Marking, fill};
 use super::scheduler::{By, Scheduler, SchedulerError, Standing, node_name};
 use crate::cluster::reservation;
+use crate::machine::Machine;
 
 /// How long the controller may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// How the reasons and comments begin that are dhc's without doubt.
-const OUR_REASON: &str = "dhc:";
+/// How the comments begin that are dhc's; the run and the reason follow.
 const OUR_COMMENT: &str = "dhc run ";
 
-/// The longest comment, and the width in which one is asked for.
+/// The longest comment.
 const COMMENT_MAX: usize = 300;
-const COMMENT_WIDTH: usize = 1000;
 
 /// The reason that slurmctld itself gives for a node that has fallen silent: nobody's mark.
 const SILENT: &str = "Not responding";
@@ -55,7 +55,8 @@ impl<'a> Slurm<'a> {
         if output.ended == Ended::Exited(0) {
             return Ok(String::from_utf8_lossy(&output.stdout.kept()).into_owned());
         }
-        let said = output.stderr.last_words();
+        // scontrol says on standard output that there is no such node.
+        let said = [output.stderr.last_words(), output.stdout.last_words()].concat();
         let said = match said.trim() {
             "" => output.ended.to_string(),
             said => format!("{said} ({})", output.ended),
@@ -70,14 +71,16 @@ impl<'a> Slurm<'a> {
         )
     }
 
-    fn sinfo(&self, name: &str, format: String) -> Result<Option<String>, SchedulerError> {
+    fn show(&self, node: &str) -> Result<Shown, SchedulerError> {
+        let name = node_name(node)?;
         let what = format!("Slurm does not tell how {name} stands");
-        let command = Command::new("sinfo", ANSWER)
-            .args(["--noheader", "--Node", "--nodes", name])
-            .arg(format);
+        let command = Command::new("scontrol", ANSWER).args(["show", "node", name]);
         let text = self.ask(&what, &command)?;
-        // One line for each partition that the node is in, all alike.
-        Ok(text.lines().next().map(|line| line.trim_end().to_owned()))
+        // `ALL` and the names of node sets are host names by their letters.
+        Shown::parse(name, &text).ok_or_else(|| SchedulerError::Refused {
+            what,
+            said: "it knows no node of this very name".to_owned(),
+        })
     }
 
     fn update(&self, node: &str, settings: Vec<String>) -> Result<(), SchedulerError> {
@@ -96,41 +99,22 @@ impl Scheduler for Slurm<'_> {
     }
 
     fn look(&self, node: &str) -> Result<Standing, SchedulerError> {
-        let name = node_name(node)?;
-        let line = self.sinfo(name, "--format=%T|%E".to_owned())?;
-        let found = line.as_deref().and_then(|line| line.split_once('|'));
-        let (state, reason) = found.ok_or_else(|| SchedulerError::Refused {
-            what: format!("Slurm does not tell how {name} stands"),
-            said: "sinfo names no such node".to_owned(),
+        let shown = self.show(node)?;
+        // Whoever has the node to himself for maintenance does not want it touched, unless that is dhc. A busy node does not
+        // show it.
+        let others = reservation::of_others(self.host, node);
+        let others = others.map_err(|error| SchedulerError::Refused {
+            what: format!("Slurm does not tell who has reserved {node}"),
+            said: chain(&error),
         })?;
-        match standing(state, reason) {
-            // Whoever has the node to himself for maintenance does not want it touched, unless that is dhc.
-            Standing::Marked { state, .. } if state == "maint" => {
-                let others = reservation::of_others(self.host, name);
-                let others = others.map_err(|error| SchedulerError::Refused {
-                    what: format!("Slurm does not tell who has reserved {name}"),
-                    said: chain(&error),
-                })?;
-                Ok(match others {
-                    None => Standing::InService,
-                    Some(words) => Standing::Marked {
-                        state,
-                        words,
-                        by: By::Another,
-                    },
-                })
-            }
-            Standing::Marked {
-                state,
+        Ok(match others {
+            Some(words) => Standing::Marked {
+                state: "reserved for maintenance".to_owned(),
                 words,
                 by: By::Another,
-            } => {
-                let comment = self.sinfo(name, format!("--Format=Comment:{COMMENT_WIDTH}"))?;
-                let by = author(&words, comment.as_deref().unwrap_or_default());
-                Ok(Standing::Marked { state, words, by })
-            }
-            standing => Ok(standing),
-        }
+            },
+            None => shown.standing(),
+        })
     }
 
     fn words(&self, step: &Step) -> Option<String> {
@@ -165,7 +149,7 @@ impl Scheduler for Slurm<'_> {
     fn give_back(&self, node: &str, _: Timestamp) -> Result<String, SchedulerError> {
         // Slurm keeps a comment that is not taken away, and it would vouch for a mark that somebody else makes later.
         self.update(node, vec!["state=resume".to_owned(), "comment=".to_owned()])?;
-        Ok(match reservation::let_go(self.host, node) {
+        Ok(match self.let_go(node) {
             Ok(names) if names.is_empty() => "given back".to_owned(),
             Ok(names) => format!(
                 "given back, and out of the reservation {}",
@@ -177,39 +161,97 @@ impl Scheduler for Slurm<'_> {
             ),
         })
     }
-}
 
-/// What `sinfo` says of state and reason.
-fn standing(state: &str, reason: &str) -> Standing {
-    let word = state.trim_end_matches(|c: char| !c.is_ascii_alphabetic());
-    let out = ["drain", "fail", "down", "maint", "error", "inval"];
-    let words = reason.trim().to_owned();
-    // `drained*`: a mark behind the word tells of power and answers; these two of a reboot that somebody asked for.
-    let is_rebooting = state.ends_with(['@', '^']);
-    let is_silent = word == "down" && words == SILENT;
-    if (out.iter().any(|prefix| word.starts_with(prefix)) || is_rebooting) && !is_silent {
-        let by = if words.starts_with(OUR_REASON) {
-            By::Dhc
-        } else {
-            By::Another
-        };
-        return Standing::Marked {
-            state: if is_rebooting { state } else { word }.to_owned(),
-            words,
-            by,
-        };
+    fn let_go(&self, node: &str) -> Result<Vec<String>, SchedulerError> {
+        let names = reservation::let_go(self.host, node_name(node)?);
+        names.map_err(|error| SchedulerError::Refused {
+            what: format!("Slurm does not take {node} out of dhc's reservations"),
+            said: chain(&error),
+        })
     }
-    Standing::InService
+
+    fn is_here(&self, node: &str, here: &Machine) -> Result<bool, SchedulerError> {
+        let host = self.show(node)?.host;
+        Ok(host == here.name || here.name.split('.').next() == Some(&host))
+    }
 }
 
-/// Who wrote a reason that says nothing of it, as far as the comment tells.
+/// What `scontrol show node` says of a node.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    /// The state and its flags, such as `IDLE+DRAIN`.
+    state: String,
+    reason: String,
+    comment: String,
+    host: String,
+}
+
+impl Shown {
+    /// The one node of this name; `None` for any other answer.
+    fn parse(name: &str, text: &str) -> Option<Shown> {
+        let mut names = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("NodeName="));
+        let is_it = names.next()?.split(' ').next() == Some(name) && names.next().is_none();
+        // Reason and comment may hold anything and fill their lines; the state stands before them.
+        let line = |key: &str| {
+            let value = |line: &str| Some(line.trim().strip_prefix(key)?.to_owned());
+            text.lines().find_map(value)
+        };
+        let word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+        let host = text
+            .lines()
+            .find_map(|line| line.split_once("NodeHostName="));
+        let reason = line("Reason=").unwrap_or_default();
+        // ` [user@time]` follows.
+        let reason = match reason.rsplit_once(" [") {
+            Some((reason, who)) if who.ends_with(']') => reason.to_owned(),
+            _ => reason,
+        };
+        is_it.then_some(Shown {
+            state: word(&line("State=")?),
+            reason: reason.trim().to_owned(),
+            comment: line("Comment=").unwrap_or_default(),
+            host: host.map_or_else(String::new, |(_, rest)| word(rest)),
+        })
+    }
+
+    fn standing(&self) -> Standing {
+        // `IDLE*+DRAIN`: a mark behind the word tells of answers and power.
+        let words = self.state.split('+');
+        let words = words.map(|word| word.trim_end_matches(|c: char| !c.is_ascii_alphabetic()));
+        let words: Vec<&str> = words.collect();
+        // Whose the reservation is that `MAINTENANCE` tells of is asked elsewhere.
+        let out = ["DRAIN", "FAIL", "REBOOT", "INVAL", "ERROR"];
+        let is_out = |word: &&str| out.iter().any(|prefix| word.starts_with(prefix));
+        let is_down = words.first() == Some(&"DOWN") && self.reason != SILENT;
+        if !is_down && !words.iter().any(|word| is_out(&word)) {
+            return Standing::InService;
+        }
+        Standing::Marked {
+            state: self.state.to_ascii_lowercase(),
+            words: self.reason.clone(),
+            by: author(&self.reason, &self.comment),
+        }
+    }
+}
+
+/// Who wrote a reason, as far as the comment tells: dhc repeats there what it has written, and on the word of which run.
 fn author(words: &str, comment: &str) -> By {
     let said = comment
         .strip_prefix(OUR_COMMENT)
         .and_then(|rest| rest.split_once(": "))
-        .and_then(|(_, rest)| rest.strip_prefix(words));
+        .and_then(|(run, rest)| Some((run, rest.strip_prefix(words)?)));
     match said {
-        Some(rest) if !words.is_empty() && rest.starts_with(" since ") => By::Dhc,
+        Some((run, rest))
+            if !words.is_empty()
+                && rest.starts_with(" since ")
+                && ulid::Ulid::from_string(run).is_ok() =>
+        {
+            By::Dhc {
+                run: run.to_owned(),
+            }
+        }
         _ => By::Another,
     }
 }
@@ -227,45 +269,71 @@ fn comment(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const RUN: &str = "01M85J2Q7TZ3N4V5W6X7Y8Z9A0";
+
+    fn shown(state: &str, reason: &str) -> Shown {
+        let text = format!(
+            "NodeName=h1 Arch=x86_64 CoresPerSocket=1 \n   NodeAddr=h1 NodeHostName=h1 Version=22.05.8\n   OS=Linux 6.1\n   \
+             State={state} ThreadsPerCore=1 TmpDisk=0\n   Comment=State=IDLE\n   Reason={reason} [root@2026-01-02T03:04:05]\n"
+        );
+        Shown::parse("h1", &text).unwrap()
+    }
+
     #[test]
-    fn states_are_read_with_their_marks() {
+    fn states_are_read_with_their_flags() {
         for (state, reason) in [
-            ("idle", "none"),
-            ("mixed", "none"),
-            ("idle*", "none"),
-            ("reserved", "none"),
-            ("down*", SILENT),
+            ("IDLE", ""),
+            ("MIXED", ""),
+            ("IDLE*", ""),
+            ("ALLOCATED+RESERVED", ""),
+            ("IDLE+MAINTENANCE", ""),
+            ("DOWN*", SILENT),
+            ("DOWN+NOT_RESPONDING", SILENT),
         ] {
-            assert_eq!(standing(state, reason), Standing::InService, "{state}");
+            assert_eq!(shown(state, reason).standing(), Standing::InService);
         }
-        for (state, reason, word, by) in [
-            ("drained*", "dhc:gpu.lost:01:reboot", "drained", By::Dhc),
-            ("draining", "bad disk", "draining", By::Another),
-            ("drained", SILENT, "drained", By::Another),
-            ("fail", "Action:Reboot", "fail", By::Another),
-            ("down~", "Kill task failed", "down", By::Another),
-            ("idle@", "kernel", "idle@", By::Another),
-            ("maint", "none", "maint", By::Another),
+        for (state, reason) in [
+            ("IDLE*+DRAIN", "bad [disk]"),
+            ("DOWN+DRAIN+NOT_RESPONDING", SILENT),
+            ("IDLE+FAIL+MAINTENANCE", "Action:Reboot"),
+            ("DOWN~", "Kill task failed"),
+            ("IDLE+REBOOT_ISSUED", "kernel"),
+            ("ALLOCATED+REBOOT_REQUESTED", ""),
         ] {
             let expected = Standing::Marked {
-                state: word.to_owned(),
+                state: state.to_ascii_lowercase(),
                 words: reason.to_owned(),
-                by,
+                by: By::Another,
             };
-            assert_eq!(standing(state, reason), expected, "{state}");
+            assert_eq!(shown(state, reason).standing(), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_another_node_or_of_several_is_no_answer() {
+        let two =
+            "NodeName=h1 Arch=x86_64\n   State=IDLE\n\nNodeName=h2 Arch=x86_64\n   State=IDLE\n";
+        for (name, text) in [("ALL", two), ("h1", two), ("h2", two), ("h1", "")] {
+            assert_eq!(Shown::parse(name, text), None, "{name}");
         }
     }
 
     #[test]
     fn a_comment_vouches_for_the_words_that_it_repeats_and_for_no_others() {
-        let comment = "dhc run 01M85: Action:Reboot since gpu.lost: gpu3 is lost";
-        assert_eq!(author("Action:Reboot", comment), By::Dhc);
+        let comment = &format!("dhc run {RUN}: Action:Reboot since gpu.lost: gpu3 is lost");
+        let run = RUN.to_owned();
+        assert_eq!(author("Action:Reboot", comment), By::Dhc { run });
         for (words, comment) in [
-            ("Action:Replace", comment),
+            ("Action:Replace", &**comment),
+            ("dhc: bad fan, ticket 4711 (Ann)", comment),
             ("new cable", comment),
             ("Action", comment),
             ("", comment),
-            ("Action:Reboot", "(null)"),
+            ("Action:Reboot", ""),
+            (
+                "Action:Reboot",
+                "dhc run by Ann: Action:Reboot since I say so",
+            ),
             ("Action:Reboot", "Action:Reboot since Ann said so"),
         ] {
             assert_eq!(author(words, comment), By::Another, "{words}, {comment}");
