@@ -98,7 +98,7 @@ impl Site {
     }
 
     /// The same result as a run of a whole cluster has it, which knows of a node no more than its name and boot.
-    fn from_outside(&self, result: &Path) -> PathBuf {
+    fn seen_from_outside(result: &Path) -> PathBuf {
         let mut report: Value = serde_json::from_slice(&std::fs::read(result).unwrap()).unwrap();
         let identity = &report["nodes"][0]["identity"];
         let identity = serde_json::json!({"boot_id": identity["boot_id"]});
@@ -527,17 +527,17 @@ fn a_fault_that_a_later_boot_or_a_later_run_does_not_show_is_past() {
 fn a_name_and_another_boot_are_no_proof_that_a_reboot_has_not_helped() {
     let site = Site::new();
     let policy = site.policy("hyperpod");
-    let outside = site.from_outside(&site.result(LOST, "n1", "b1"));
+    let outside = Site::seen_from_outside(&site.result(LOST, "n1", "b1"));
     site.apply(&policy, &[&outside], 0);
     assert_eq!(site.slurm("n1"), "fail|Action:Reboot");
-    let new_machine = site.from_outside(&site.result(LOST, "n1", "b2"));
+    let new_machine = Site::seen_from_outside(&site.result(LOST, "n1", "b2"));
     let plan = site.plan("hyperpod", &[&new_machine]);
     assert_eq!(plan["steps"][0]["action"], "reboot", "{plan}");
     // The node's own result tells in which machine the first boot was, and so that the second is the same.
     let site = Site::new();
     let policy = site.policy("hyperpod");
     let own = site.result(LOST, "n1", "b1");
-    site.apply(&policy, &[&site.from_outside(&own), &own], 0);
+    site.apply(&policy, &[&Site::seen_from_outside(&own), &own], 0);
     let again = site.result(LOST, "n1", "b2");
     let plan = site.plan("hyperpod", &[&again]);
     assert_eq!(plan["steps"][0]["action"], "replace", "{plan}");
@@ -548,7 +548,7 @@ fn what_the_cluster_and_the_node_itself_say_is_of_one_node() {
     let site = Site::new();
     let policy = site.policy("default");
     let links = site.result_of("nvlink", "p5.48xlarge-link-down", "n1", "b1");
-    let outside = site.from_outside(&links);
+    let outside = Site::seen_from_outside(&links);
     let own = site.result(LOST, "n1", "b1");
     for results in [[&*own, &*outside], [&*outside, &*own]] {
         let plan = site.plan("default", &results);

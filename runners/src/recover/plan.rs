@@ -301,6 +301,7 @@ impl<'a> Newest<'a> {
                 boot_id: known.boot_id.or(own.boot_id),
                 hardware_serial: known.hardware_serial.or(own.hardware_serial),
                 kernel: known.kernel.or(own.kernel),
+                contradicting_type: known.contradicting_type.or(own.contradicting_type),
             };
             for check in node.checks.iter().filter(|check| check.skipped().is_none()) {
                 if !checks

@@ -225,7 +225,7 @@ impl Shown {
         let out = ["DRAIN", "FAIL", "REBOOT", "INVAL", "ERROR"];
         let is_out = |word: &&str| out.iter().any(|prefix| word.starts_with(prefix));
         let is_down = words.first() == Some(&"DOWN") && self.reason != SILENT;
-        if !is_down && !words.iter().any(|word| is_out(&word)) {
+        if !is_down && !words.iter().any(is_out) {
             return Standing::InService;
         }
         Standing::Marked {
