@@ -204,7 +204,7 @@ fn by_ranks(
     all_reduce::tell(group, &launched, &METRICS, record)?;
     tell_gpus(&launched.roster, record)?;
     tell_transport(&launched.roster, record)?;
-    all_reduce::ending(group, &launched)
+    all_reduce::ending(task, group, &launched)
 }
 
 /// The variables that ranks set. They travel in the ranks' command lines, which all users of a node can read, so nothing
