@@ -92,7 +92,10 @@ fn ranks_that_still_get_further_when_the_time_is_up_accuse_nobody() {
     let outcome = run(slurm(&FOUR, BY_ITS_NAME, moving), &["--deadline", "3s"]);
     assert_nobody_is_accused_or_named(&outcome);
     let cluster = outcome.report.cluster.unwrap();
-    let error = cluster.searches[0].waves[0].groups[0].error.clone().unwrap();
+    let error = cluster.searches[0].waves[0].groups[0]
+        .error
+        .clone()
+        .unwrap();
     assert!(error.contains("--deadline is too short"), "{error}");
 }
 
@@ -170,4 +173,81 @@ fn a_host_that_calls_itself_otherwise_is_the_node_that_slurm_calls_it() {
         let cluster = outcome.report.cluster.as_ref();
         assert_eq!(nodes(&outcome, Status::Pass), FOUR, "{cluster:#?}");
     }
+}
+
+#[test]
+fn no_node_is_lost_or_cut_in_two_in_a_list_that_is_longer_than_other_outputs() {
+    // A megabyte: a node is listed for every partition that it is in.
+    let states = |last: &str| {
+        let mut states = "na idle\n".repeat(50_000) + "nb idle\n";
+        states.push_str(&"nc idle\n".repeat(80_000));
+        states + last
+    };
+    let list = |last: &str| {
+        let node = slurm(&FOUR, BY_ITS_NAME, "passes");
+        run(node.tool("sinfo").prints(states(last), 0), &[])
+    };
+    assert_eq!(nodes(&list("nd idle\n"), Status::Pass), FOUR);
+    // A node that is not listed is not passed over.
+    let node = slurm(&FOUR, BY_ITS_NAME, "passes");
+    let dhc = Dhc::on(node.tool("sinfo").prints(states(""), 0));
+    let (said, code) = refused(&dhc, &["--nodes", "4"], "");
+    assert!(
+        said.contains("job 12 has 4 nodes, and `sinfo` lists 3"),
+        "{said}"
+    );
+    assert_eq!(code, Some(4));
+    assert!(dhc.node.calls("scancel").contains(&"12".to_owned()));
+}
+
+/// What `dhc run` says, and its status, where there is no run; inside of a job if this is not empty.
+fn refused(dhc: &Dhc, args: &[&str], job: &str) -> (String, Option<i32>) {
+    let mut command = dhc.command("run", &["--level", "cluster", "--worker", "/bin/true"]);
+    if !job.is_empty() {
+        command.env("SLURM_JOB_ID", job);
+    }
+    let output = command.args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (said, output.status.code())
+}
+
+#[test]
+fn a_job_that_has_ended_is_told_and_not_taken_for_one_without_nodes() {
+    let node = slurm(&FOUR, BY_ITS_NAME, "passes");
+    for remembered in ["", "0 \n"] {
+        let dhc = Dhc::on(
+            slurm(&FOUR, BY_ITS_NAME, "")
+                .tool("squeue")
+                .prints(remembered, 0),
+        );
+        let (said, code) = refused(&dhc, &[], "12");
+        assert!(said.contains("job 12 has no nodes any more"), "{said}");
+        assert_eq!(code, Some(4));
+    }
+    drop(node);
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_waits_for_nodes_ends_soon_and_keeps_none() {
+    let waits = "trap 'echo \"salloc: Granted job allocation 12\" >&2; exit 1' TERM\necho >\"$0.waits\"\nsleep 60 & wait $!";
+    let dhc = Dhc::on(slurm(&FOUR, BY_ITS_NAME, "").tool("salloc").runs(waits));
+    let mut child = dhc
+        .command("run", &["--level", "cluster", "--worker", "/bin/true"])
+        .args(["--nodes", "4"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = std::time::Instant::now();
+    while !dhc.node.tools().join("salloc.waits").exists() {
+        assert!(begun.elapsed().as_secs() < 30, "salloc was never called");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let told = std::time::Instant::now();
+    let status = child.wait().unwrap();
+    assert!(told.elapsed().as_secs() < 10, "{:?}", told.elapsed());
+    assert_eq!(status.code(), Some(4));
+    // What was granted in the last moment is given back.
+    assert!(dhc.node.calls("scancel").contains(&"12".to_owned()));
 }

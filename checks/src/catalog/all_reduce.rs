@@ -229,11 +229,7 @@ fn busbw_gb_per_s(size: &SizeLine) -> f64 {
 const NAMED_MAX: usize = 16;
 
 /// What the launch came to, if not to its end: who is named by it stands in the members' states.
-pub(super) fn ending(
-    task: &Task,
-    group: &Group,
-    launched: &Launched,
-) -> Result<(), CheckError> {
+pub(super) fn ending(task: &Task, group: &Group, launched: &Launched) -> Result<(), CheckError> {
     if launched.roster.is_done() && launched.output.ended == Ended::Exited(0) {
         return Ok(());
     }

@@ -23,8 +23,8 @@ use crate::rank::{RankTask, Work};
 use documents::Documents;
 pub use documents::{Audience, BEAT, NodeLine};
 use launch::{Failure, Processors};
-use names::Names;
 pub use launch::{Launch, STEP_NAME, StepId};
+use names::Names;
 pub use rails::{Card, NoCard};
 pub use roster::{NodeState, Roster};
 

@@ -42,6 +42,9 @@ const NOTES_MAX: usize = 16;
 /// Workers are to be of the same.
 const THIS_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How Slurm tells of a worker that did not understand its task (`EX_USAGE`).
+const OF_ANOTHER_VERSION: &str = "Exited with exit code 64";
+
 /// So many nodes are named where they are.
 const PLACED_MAX: usize = 3;
 
@@ -702,6 +705,11 @@ pub(super) fn complaints(text: &str) -> Vec<Complaint<'_>> {
         } else if let Some((host, why)) = task_of_srun(line) {
             // Those are ended because of the first one.
             if why != "Terminated" && found.is_empty() {
+                let why = if why == OF_ANOTHER_VERSION {
+                    "it did not understand its task: is the same dhc installed there as here?"
+                } else {
+                    why
+                };
                 let why =
                     execve.map_or(why, |line| line.rsplit("execve(): ").next().unwrap_or(why));
                 found.push(Complaint {
