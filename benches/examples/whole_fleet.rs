@@ -137,7 +137,15 @@ fn launch(document: &Path, args: &[String]) {
         let document = std::fs::read_to_string(document).expect("the document is there");
         for (task, host) in (0..).zip(hosts) {
             let step = None;
-            say(&mut said, &NodeLine::Hello { task, host, step });
+            say(
+                &mut said,
+                &NodeLine::Hello {
+                    task,
+                    host,
+                    node: None,
+                    step,
+                },
+            );
             for line in NodeLine::of_document(task, &document) {
                 say(&mut said, &line);
             }

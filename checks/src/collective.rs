@@ -3,6 +3,9 @@
 /// How many of the largest sizes make a plateau.
 const PLATEAU_SIZES: usize = 3;
 
+/// How far figures that say the same may be apart, as a part of them, beyond what they were rounded by.
+pub const EQUAL: f64 = 1e-4;
+
 /// Algorithm bandwidth: message size over the time of one operation.
 pub fn algbw_gb_per_s(bytes: u64, time_us: f64) -> f64 {
     bytes as f64 / time_us / 1e3

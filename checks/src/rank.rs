@@ -95,6 +95,11 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Whether a rank passes it by itself: one that stays in it waits for no other.
+    pub const fn is_alone(self) -> bool {
+        matches!(self, Phase::Started | Phase::Device | Phase::Memory)
+    }
+
     /// Where that is, for people.
     pub const fn words(self) -> &'static str {
         match self {
@@ -179,8 +184,11 @@ pub enum RankLine {
     Hello {
         /// Its rank, as the launcher told it; before MPI works nobody else knows.
         rank: u32,
-        /// The host name.
+        /// What the host calls itself.
         host: String,
+        /// What Slurm calls it, which may be something else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
         /// The boot of that host.
         boot: String,
         /// Its process id there.
@@ -188,6 +196,9 @@ pub enum RankLine {
         /// The step of Slurm that it belongs to, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<StepId>,
+        /// The version of the worker.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        dhc: String,
     },
     /// A sign of life, or a step forward.
     At {

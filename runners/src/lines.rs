@@ -46,11 +46,12 @@ impl Teller {
         }));
         teller.say(&NodeLine::Hello {
             task,
-            // The name that the launcher knows, whatever machine is looked at.
+            // The names of where it runs, whatever machine is looked at.
             host: rustix::system::uname()
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
+            node: environment.get("SLURMD_NODENAME").cloned(),
             step: step(),
         });
         let beating = teller.clone();

@@ -135,3 +135,25 @@ fn a_tool_that_cannot_work_accuses_nobody() {
         );
     }
 }
+
+#[test]
+fn a_tool_that_was_built_without_mpi_measures_nothing_and_says_so() {
+    // Every process prints the table of its own, alone: nothing crosses a link, however short the times are.
+    let alone: String = fast()
+        .lines()
+        .filter(|line| !line.contains("Rank  1"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let no_link = fast().replace("500.00  500.00", "500.00    0.00");
+    for (table, words) in [
+        (alone.repeat(2), "several tables"),
+        (alone, "lists 1 devices of 2 ranks"),
+        (no_link, "busbw over algbw is 0.000"),
+    ] {
+        let outcome = run(&two_nodes(&table));
+        assert_eq!(outcome.exit, 4, "{words}: {:?}", outcome.report);
+        let error = groups(&outcome)[0].error.clone().unwrap_or_default();
+        assert!(error.contains(words), "`{words}` is not in: {error}");
+        assert!(error.contains("MPI"), "{error}");
+    }
+}

@@ -84,7 +84,9 @@ macro_rules! metrics {
                 concat!($prefix, ".member"),
                 Unit::State,
                 Role::Context,
-                "what became of each node of the group: done, waiting (for others), behind (others waited for it), silent, \
+                "what became of each node of the group: done, waiting (for others), behind (at a step that it takes alone, while \
+                 others waited for it), lagging (it had come less far than most: it is the reason, or who it talked to), moving \
+                 (it still got further, or was still to begin, when the time was up), silent, \
                  died, died_at_start, failed (a library or driver on it did not do its part), broke_off (a collective came to \
                  an error there, which something broke on it or elsewhere), could_not_start, never_answered",
                 "cluster.node.unresponsive",
@@ -227,14 +229,19 @@ fn busbw_gb_per_s(size: &SizeLine) -> f64 {
 const NAMED_MAX: usize = 16;
 
 /// What the launch came to, if not to its end: who is named by it stands in the members' states.
-pub(super) fn ending(group: &Group, launched: &Launched) -> Result<(), CheckError> {
+pub(super) fn ending(task: &Task, group: &Group, launched: &Launched) -> Result<(), CheckError> {
     if launched.roster.is_done() && launched.output.ended == Ended::Exited(0) {
         return Ok(());
     }
     let mut named: Vec<String> = launched
         .roster
         .states()
-        .filter(|(_, state)| !matches!(state, NodeState::Done | NodeState::Waiting))
+        .filter(|(_, state)| {
+            !matches!(
+                state,
+                NodeState::Done | NodeState::Waiting | NodeState::Moving
+            )
+        })
         .map(|(node, state)| match state.why() {
             Some(why) => format!("{node} {} ({why})", state.word()),
             None => format!("{node} {}", state.word()),
@@ -254,6 +261,14 @@ pub(super) fn ending(group: &Group, launched: &Launched) -> Result<(), CheckErro
         launched.output.ended,
         launched.roster.whereabouts()
     );
+    let what = if launched.roster.is_moving() {
+        format!(
+            "{what}; it had not come to a standstill: it is too slow for {} s, or --deadline is too short",
+            task.deadline.as_secs()
+        )
+    } else {
+        what
+    };
     match launched.output.ended {
         Ended::TimedOut | Ended::Dismissed | Ended::Unkillable { .. } => {
             Err(CheckError::TimedOut(what))

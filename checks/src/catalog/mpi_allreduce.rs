@@ -158,7 +158,7 @@ impl ClusterCheck for MpiAllReduce {
             let whole = Subject::new(Kind::Group, format!("{nodes} nodes"));
             record.add(COLLECTIVE_TIME.of(whole, time.as_secs_f64()).among(nodes))?;
         }
-        all_reduce::ending(group, &launched)
+        all_reduce::ending(task, group, &launched)
     }
 }
 

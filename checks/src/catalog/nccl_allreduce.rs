@@ -204,7 +204,7 @@ fn by_ranks(
     all_reduce::tell(group, &launched, &METRICS, record)?;
     tell_gpus(&launched.roster, record)?;
     tell_transport(&launched.roster, record)?;
-    all_reduce::ending(group, &launched)
+    all_reduce::ending(task, group, &launched)
 }
 
 /// The variables that ranks set. They travel in the ranks' command lines, which all users of a node can read, so nothing
@@ -346,6 +346,23 @@ fn tell_table(
     if rows.is_empty() {
         return Err(CheckError::NotUnderstood(
             "the table has no rows".to_owned(),
+        ));
+    }
+    let alone = |why: String| {
+        let what = "was it built with MPI? Otherwise every process is alone";
+        Err(CheckError::NotUnderstood(format!("{why}: {what}")))
+    };
+    if table.devices < ranks as usize {
+        let devices = table.devices;
+        return alone(format!(
+            "the table lists {devices} devices of {ranks} ranks"
+        ));
+    }
+    let due = collective::all_reduce_busbw_gb_per_s(1.0, ranks);
+    let another = |(factor, off): &(f64, f64)| (factor - due).abs() > off + collective::EQUAL * due;
+    if let Some((factor, _)) = rows.iter().filter_map(|row| row.bus_factor).find(another) {
+        return alone(format!(
+            "busbw over algbw is {factor:.3} in the table and {due:.3} for {ranks} ranks"
         ));
     }
     for row in &rows {

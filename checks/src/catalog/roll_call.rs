@@ -18,6 +18,9 @@ pub static ANSWER: Metric = Metric {
     fault: "cluster.node.absent",
 };
 
+/// By what name a node that answered has told what its host calls itself, where that is not the node's name.
+pub const HOST: &str = "host_name";
+
 /// What is known of the check without running it.
 pub static SPEC: Spec = Spec {
     name: "roll-call",
@@ -63,13 +66,18 @@ impl ClusterCheck for RollCall {
             record.evidence(evidence)?;
         }
         let boots: BTreeMap<&str, &str> = launched.roster.boots().collect();
+        let hosts: BTreeMap<&str, &str> = launched.roster.hosts().collect();
+        let strangers = launched.roster.strangers();
         let mut known = false;
         for (node, state) in launched.roster.states() {
             let subject = Subject::new(Kind::Node, node);
             match (state, boots.get(node)) {
                 (_, Some(boot)) => {
                     known = true;
-                    record.device(subject.clone(), [("boot_id", (*boot).to_owned())])?;
+                    let mut identity = vec![("boot_id", (*boot).to_owned())];
+                    let host = hosts.get(node).filter(|host| **host != node);
+                    identity.extend(host.map(|host| (HOST, (*host).to_owned())));
+                    record.device(subject.clone(), identity)?;
                     record.measure(&ANSWER, subject, "answered")?;
                 }
                 (
@@ -84,6 +92,17 @@ impl ClusterCheck for RollCall {
                         "the worker `{}` could not be started on {node}: {why}",
                         group.worker.display()
                     );
+                    record.gap(&ANSWER, subject, why)?;
+                }
+                (NodeState::Waiting | NodeState::Moving, None) if !boots.is_empty() => {
+                    let strangers: Vec<&str> = strangers.iter().copied().collect();
+                    let why = match strangers.as_slice() {
+                        [] => format!("{node} did not answer, and had too little time to"),
+                        several => format!(
+                            "it is not known which hosts are which: {} answered, and none of the nodes is called so",
+                            several.join(", ")
+                        ),
+                    };
                     record.gap(&ANSWER, subject, why)?;
                 }
                 // Of nobody at all it is the launcher's silence, not the nodes'.

@@ -6,6 +6,8 @@
 //! only when both of its last lines are there. `GB` is 10⁹ bytes, and the average over all sizes says nothing that could be
 //! judged, since it depends on which sizes were run.
 
+use std::collections::BTreeSet;
+
 use super::quote;
 use crate::collective;
 
@@ -19,6 +21,8 @@ pub struct Row {
     pub bytes: u64,
     /// Time of one operation in microseconds.
     pub time_us: f64,
+    /// What the tool itself makes bus bandwidth of algorithm bandwidth by, and how far rounding may put that off.
+    pub bus_factor: Option<(f64, f64)>,
     /// Elements that were wrong; `None` where the version or the call does not count them.
     pub wrong: Option<u64>,
 }
@@ -69,6 +73,12 @@ pub enum NcclTestsError {
     /// A row cannot be read.
     #[error("it printed a row that is not one: `{0}`")]
     Malformed(String),
+    /// Several processes printed one each, as if each were alone.
+    #[error(
+        "it printed several tables, as all_reduce_perf does that was not built with MPI: build it with MPI=1, or leave out \
+         engine=all_reduce_perf"
+    )]
+    SeveralTables,
     /// Bytes over time is not the bandwidth beside them.
     #[error("size, time and algbw contradict each other in this row: `{0}`")]
     Contradiction(String),
@@ -77,8 +87,8 @@ pub enum NcclTestsError {
 /// Where the columns are that matter.
 struct Columns {
     all: usize,
-    /// Time, algbw and wrong of each half.
-    halves: Vec<[usize; 3]>,
+    /// Time, algbw, busbw and wrong of each half.
+    halves: Vec<[usize; 4]>,
     counts_wrong: bool,
 }
 
@@ -92,6 +102,7 @@ pub fn read(text: &str) -> Result<Table, NcclTestsError> {
     }
     let mut table = Table::default();
     let mut columns: Option<Columns> = None;
+    let mut ranks: BTreeSet<u32> = BTreeSet::new();
     let (mut bounds, mut average) = (false, false);
     for line in text.lines() {
         let line = without_prefix(line);
@@ -100,7 +111,9 @@ pub fn read(text: &str) -> Result<Table, NcclTestsError> {
         }
         let plain = line.trim_start_matches('#').trim();
         if let Some(header) = columns_of(plain) {
-            columns = Some(header);
+            if columns.replace(header).is_some() {
+                return Err(NcclTestsError::SeveralTables);
+            }
         } else if let Some(rest) = plain.strip_prefix("Out of bounds values :") {
             let count = rest
                 .split_whitespace()
@@ -111,6 +124,11 @@ pub fn read(text: &str) -> Result<Table, NcclTestsError> {
         } else if plain.starts_with("Avg bus bandwidth") {
             average = true;
         } else if plain.starts_with("Rank ") && plain.contains(" device ") {
+            let rank = plain.split_whitespace().nth(1);
+            let rank = rank.and_then(|rank| rank.parse::<u32>().ok());
+            if rank.is_some_and(|rank| !ranks.insert(rank)) {
+                return Err(NcclTestsError::SeveralTables);
+            }
             table.devices += 1;
         } else if let Some((_, network)) = plain.split_once("NCCL INFO ") {
             if network.starts_with("Using network") || network.contains("Selected provider is") {
@@ -186,9 +204,10 @@ fn columns_of(line: &str) -> Option<Columns> {
                 .position(|name| wanted.contains(name))?;
             Some(time + place)
         };
-        Some([time, after(&["algbw"])?, after(&["#wrong", "error"])?])
+        let wrong = after(&["#wrong", "error"])?;
+        Some([time, after(&["algbw"])?, after(&["busbw"])?, wrong])
     });
-    let halves: Vec<[usize; 3]> = halves.collect();
+    let halves: Vec<[usize; 4]> = halves.collect();
     (!halves.is_empty()).then(|| Columns {
         all: names.len(),
         halves,
@@ -219,25 +238,44 @@ fn row(line: &str, columns: &Columns) -> Result<Option<Row>, NcclTestsError> {
         &columns.halves[..]
     };
     let mut slowest: Option<Row> = None;
-    for [time, algbw, wrong] in halves {
+    for [time, algbw, busbw, wrong] in halves {
         let number = |place: usize| {
             let number = cells.get(place)?.parse().ok();
             number.filter(|number: &f64| number.is_finite() && *number >= 0.0)
         };
         let (time_us, printed) = number(*time).zip(number(*algbw)).ok_or_else(malformed)?;
         let wrong = number(*wrong).filter(|_| columns.counts_wrong);
+        let digit = |place: usize| cells.get(place).map_or(0.0, |cell| half_a_digit(cell));
+        let (time_off, algbw_off) = (digit(*time), digit(*algbw));
+        let bus = number(*busbw).filter(|_| printed > 0.0);
         let found = Row {
             bytes,
             time_us,
+            // What both figures were rounded by.
+            bus_factor: bus.map(|bus| {
+                let factor = bus / printed;
+                (factor, (digit(*busbw) + factor * algbw_off) / printed)
+            }),
             wrong: wrong.map(|wrong| wrong as u64),
         };
         let computed = found.algbw_gb_per_s();
-        if bytes > 0 && (time_us <= 0.0 || (printed - computed).abs() > 0.006 + 0.02 * computed) {
+        let allowed = algbw_off + computed * (time_off / time_us + collective::EQUAL);
+        if bytes > 0 && (time_us <= 0.0 || (printed - computed).abs() > allowed) {
             return Err(NcclTestsError::Contradiction(quote(line)));
         }
+        // Long times are printed as `1.2e+06`: the bandwidth beside them has more digits then.
+        let found = Row {
+            time_us: match bytes > 0 && algbw_off / printed < time_off / time_us {
+                true => bytes as f64 / printed / 1e3,
+                false => time_us,
+            },
+            ..found
+        };
+        let time_us = found.time_us;
         slowest = Some(match slowest {
             Some(other) => Row {
                 time_us: other.time_us.max(time_us),
+                bus_factor: other.bus_factor.or(found.bus_factor),
                 wrong: other.wrong.max(found.wrong),
                 ..found
             },
@@ -245,6 +283,15 @@ fn row(line: &str, columns: &Columns) -> Result<Option<Row>, NcclTestsError> {
         });
     }
     slowest.map(Some).ok_or_else(malformed)
+}
+
+/// Half of the last digit of a printed number: what it was rounded by at most. `9021.45` by 0.005, `1.2e+06` by 50000.
+fn half_a_digit(cell: &str) -> f64 {
+    let (digits, exponent) = cell.split_once(['e', 'E']).unwrap_or((cell, "0"));
+    let decimals = digits.split_once('.').map_or(0, |(_, after)| after.len());
+    let decimals = i32::try_from(decimals).unwrap_or(i32::MAX);
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    0.5 * 10_f64.powi(exponent.saturating_sub(decimals))
 }
 
 #[cfg(test)]
@@ -271,6 +318,23 @@ mod tests {
         assert_eq!(
             (old.rows.len(), old.rows[2].time_us, old.rows[2].wrong),
             (3, 1604.20, None)
+        );
+    }
+
+    #[test]
+    fn a_long_time_of_few_digits_is_taken_from_the_bandwidth_beside_it() {
+        let text = NEW.replace(" 9021.45  119.02  119.02", " 1.2e+06    0.93    0.93");
+        let text = text.replace(" 9019.33  119.05  119.05", " 1.2e+06    0.93    0.93");
+        assert_ne!(text, NEW);
+        let row = read(&text).unwrap().rows[4];
+        assert!((row.algbw_gb_per_s() - 0.93).abs() < 1e-9, "{row:?}");
+    }
+
+    #[test]
+    fn the_tables_of_processes_that_are_each_alone_are_not_one_table() {
+        assert_eq!(
+            read(&format!("{NEW}{NEW}")),
+            Err(NcclTestsError::SeveralTables)
         );
     }
 

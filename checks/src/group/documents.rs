@@ -42,8 +42,11 @@ pub enum NodeLine {
     Hello {
         /// The number of the process in its launch.
         task: u32,
-        /// The host name.
+        /// What the host calls itself.
         host: String,
+        /// What Slurm calls it, which may be something else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
         /// The step of Slurm that it belongs to, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<StepId>,
@@ -144,7 +147,7 @@ struct Told {
 }
 
 impl<'a> Documents<'a> {
-    pub(super) fn of(nodes: &[String], audience: &'a mut dyn Audience) -> Self {
+    pub(super) fn of(nodes: &[String], names: Names, audience: &'a mut dyn Audience) -> Self {
         let told = |name: &String| Told {
             name: name.clone(),
             heard: None,
@@ -153,7 +156,7 @@ impl<'a> Documents<'a> {
         };
         Documents {
             nodes: nodes.iter().map(told).collect(),
-            names: Names::of(nodes),
+            names,
             tasks: BTreeMap::new(),
             begun: Instant::now(),
             last_end: Instant::now(),
@@ -176,8 +179,10 @@ impl<'a> Documents<'a> {
         | NodeLine::Piece { task, .. }
         | NodeLine::Whole { task, .. }
         | NodeLine::Failed { task, .. }) = line;
-        if let NodeLine::Hello { host, step, .. } = &line
-            && let Some(node) = self.names.place(host)
+        if let NodeLine::Hello {
+            host, node, step, ..
+        } = &line
+            && let Some(node) = self.names.place_either(node.as_deref(), host)
         {
             // Of several processes that call themselves so the first one counts.
             if !self.tasks.values().any(|known| *known == node) {
@@ -290,6 +295,10 @@ impl Listener for Documents<'_> {
 mod tests {
     use super::*;
 
+    fn of<'a>(nodes: &[String], audience: &'a mut dyn Audience) -> Documents<'a> {
+        Documents::of(nodes, Names::of(nodes), audience)
+    }
+
     #[derive(Default)]
     struct Heard(Vec<(String, Result<Vec<u8>, String>)>);
 
@@ -312,6 +321,7 @@ mod tests {
     fn hello(task: u32, host: &str) -> Vec<u8> {
         line(&NodeLine::Hello {
             task,
+            node: None,
             host: host.to_owned(),
             step: None,
         })
@@ -321,7 +331,7 @@ mod tests {
     fn documents_of_two_nodes_come_through_whole_however_their_lines_are_mixed() {
         let long = "\"\\\n\u{1}€𝕏 and so on ".repeat(500);
         let mut heard = Heard::default();
-        let mut documents = Documents::of(&["h1".into(), "h2".into()], &mut heard);
+        let mut documents = of(&["h1".into(), "h2".into()], &mut heard);
         documents.line(&hello(7, "h2.cluster.example"));
         documents.line(&hello(3, "h1"));
         let (one, other) = (
@@ -346,7 +356,7 @@ mod tests {
     #[test]
     fn a_document_with_a_hole_is_none() {
         let mut heard = Heard::default();
-        let mut documents = Documents::of(&["h1".into()], &mut heard);
+        let mut documents = of(&["h1".into()], &mut heard);
         documents.line(&hello(0, "h1"));
         for told in NodeLine::of_document(0, &"x".repeat(5_000)).iter().skip(1) {
             documents.line(&line(told));
@@ -357,7 +367,7 @@ mod tests {
     #[test]
     fn a_node_that_falls_silent_is_given_up_and_the_others_are_waited_for() {
         let mut heard = Heard::default();
-        let mut documents = Documents::of(&["h1".into(), "h2".into()], &mut heard);
+        let mut documents = of(&["h1".into(), "h2".into()], &mut heard);
         let begun = Instant::now();
         documents.hear(&hello(0, "h1"), begun);
         documents.hear(&hello(1, "h2"), begun + SILENCE);
@@ -376,7 +386,7 @@ mod tests {
     #[test]
     fn a_document_without_end_is_cut_off() {
         let mut heard = Heard::default();
-        let mut documents = Documents::of(&["h1".into()], &mut heard);
+        let mut documents = of(&["h1".into()], &mut heard);
         documents.line(&hello(0, "h1"));
         let piece = line(&NodeLine::Piece {
             task: 0,

@@ -10,6 +10,7 @@ mod names;
 mod rails;
 mod roster;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use documents::Documents;
 pub use documents::{Audience, BEAT, NodeLine};
 use launch::{Failure, Processors};
 pub use launch::{Launch, STEP_NAME, StepId};
+use names::Names;
 pub use rails::{Card, NoCard};
 pub use roster::{NodeState, Roster};
 
@@ -31,6 +33,9 @@ pub use roster::{NodeState, Roster};
 pub struct Group {
     /// The nodes, by the names that the launcher knows; for the launcher on this machine alone the name of the machine.
     pub nodes: Vec<String>,
+    /// What the hosts of nodes call themselves, where that is another name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub own_names: BTreeMap<String, String>,
     /// How ranks are started.
     pub launch: Launch,
     /// The worker program, on every node.
@@ -82,7 +87,8 @@ impl Group {
             Work::AllReduce(_) => (Failure::EndsAll, Processors::OfTheLauncher),
             Work::NcclAllReduce(_) => (Failure::EndsAll, Processors::All),
         };
-        let mut roster = Roster::new(&self.nodes, ranks_per_node, &work, beat, deadline);
+        let names = self.names();
+        let mut roster = Roster::new(&self.nodes, names, ranks_per_node, &work, beat, deadline);
         let task = RankTask {
             work,
             deadline_ms: millis(deadline + RANK_OUTLIVES),
@@ -140,7 +146,7 @@ impl Group {
             .arg(self.worker.display().to_string())
             .args(args.iter().cloned())
             .grace(SOON);
-        let mut documents = Documents::of(&self.nodes, audience);
+        let mut documents = Documents::of(&self.nodes, self.names(), audience);
         let output = host
             .exec_heard(&command, &mut documents)
             .map_err(unavailable)?;
@@ -172,6 +178,10 @@ impl Group {
             .fold(command, |command, (name, value)| {
                 self.launch.pass_on(command, name).env(name, value)
             })
+    }
+
+    fn names(&self) -> Names {
+        Names::of(&self.nodes).with_own(&self.own_names)
     }
 
     /// How often ranks give a sign of life: every second, more seldom where thousands would drown the launcher.

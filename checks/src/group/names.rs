@@ -25,6 +25,23 @@ impl Names {
         all
     }
 
+    /// The same, where some hosts call themselves otherwise than the launcher does: by node, what it calls itself.
+    pub(super) fn with_own(mut self, own: &BTreeMap<String, String>) -> Names {
+        for (node, host) in own {
+            if let Some(place) = self.whole.get(node).copied() {
+                self.whole.entry(host.clone()).or_insert(place);
+            }
+        }
+        self
+    }
+
+    /// Which of the nodes a process is on that the launcher says to be on `node`, if it says so, and whose host calls itself
+    /// `host`.
+    pub(super) fn place_either(&self, node: Option<&str>, host: &str) -> Option<usize> {
+        node.and_then(|node| self.place(node))
+            .or_else(|| self.place(host))
+    }
+
     /// Which of the nodes calls itself `host`, or by the first part of its name. One that is alone is the one, since a launch
     /// on this machine has one node, whatever its name.
     pub(super) fn place(&self, host: &str) -> Option<usize> {

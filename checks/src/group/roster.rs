@@ -22,6 +22,13 @@ const SILENT_BEATS: u32 = 5;
 const BEHIND_SHARE: u32 = 4;
 const TOGETHER_SHARE: u32 = 2;
 
+/// After so many beats without anybody getting any further every rank has told where it stands.
+const STILL_BEATS: u32 = 2;
+
+/// How many collectives a rank can have entered more than another: the barrier after the one that the other is in, and the
+/// next one. Who tells of more does not tell what is.
+const LEAD_MAX: u64 = 2;
+
 /// A rank that has not said hello so long after the first one never will.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -31,6 +38,12 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How much of a complaint is kept, and how many remarks.
 const COMPLAINT_MAX: usize = 300;
 const NOTES_MAX: usize = 16;
+
+/// Workers are to be of the same.
+const THIS_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How Slurm tells of a worker that did not understand its task (`EX_USAGE`).
+const OF_ANOTHER_VERSION: &str = "Exited with exit code 64";
 
 /// So many nodes are named where they are.
 const PLACED_MAX: usize = 3;
@@ -42,8 +55,13 @@ pub enum NodeState {
     Done,
     /// Its ranks were alive and waited for others, or were ended with them.
     Waiting,
-    /// Its ranks were alive and had entered fewer collectives than others.
+    /// Its ranks were alive and at a step that they take alone, while others waited further on.
     Behind,
+    /// Nobody got any further, and its ranks had come less far than most. It is the reason, or who it talked to: the two ends
+    /// of a path that passes nothing look the same.
+    Lagging,
+    /// Its ranks still got further, or were still to begin, when the time was up.
+    Moving,
     /// It gave no sign of life any more while others did.
     Silent,
     /// A rank of it died first.
@@ -67,6 +85,8 @@ impl NodeState {
             NodeState::Done => "done",
             NodeState::Waiting => "waiting",
             NodeState::Behind => "behind",
+            NodeState::Lagging => "lagging",
+            NodeState::Moving => "moving",
             NodeState::Silent => "silent",
             NodeState::Died(_) => "died",
             NodeState::Failed(_) => "failed",
@@ -88,10 +108,30 @@ impl NodeState {
             NodeState::Done
             | NodeState::Waiting
             | NodeState::Behind
+            | NodeState::Lagging
+            | NodeState::Moving
             | NodeState::Silent
             | NodeState::NeverAnswered => None,
         }
     }
+}
+
+/// What all ranks together look like.
+struct Scene {
+    /// How far the foremost has come.
+    most: Option<Phase>,
+    /// How many collectives most ranks have entered that are in one: fewer than half of them have entered fewer.
+    usual: u64,
+    /// Whether less than half of the nodes stand at a step that they take alone, or just that.
+    few_are_behind: bool,
+    /// Whether nobody got any further for so long that each has told where it stands.
+    is_still: bool,
+}
+
+/// How a launch ended.
+struct End {
+    at: Instant,
+    ended: Ended,
 }
 
 /// One rank that said hello.
@@ -116,9 +156,15 @@ pub struct Roster {
     /// Where ranks have to come to be done.
     goal: Phase,
     silence: Duration,
+    still: Duration,
     deadline: Duration,
     ranks: BTreeMap<u32, Rank>,
     boots: BTreeMap<usize, String>,
+    /// What each node's host calls itself.
+    hosts: BTreeMap<usize, String>,
+    /// Hosts that said hello and are none of the nodes, by rank.
+    strangers: BTreeMap<u32, String>,
+    end: Option<End>,
     first_hello: Option<Instant>,
     last_heard: Option<Instant>,
     /// When a rank last came further than it was.
@@ -144,6 +190,7 @@ impl std::fmt::Debug for Roster {
 impl Roster {
     pub(super) fn new(
         nodes: &[String],
+        names: Names,
         ranks_per_node: u32,
         work: &Work,
         beat: Duration,
@@ -151,16 +198,20 @@ impl Roster {
     ) -> Self {
         Roster {
             nodes: nodes.to_vec(),
-            names: Names::of(nodes),
+            names,
             ranks_per_node,
             goal: match work {
                 Work::RollCall => Phase::Started,
                 Work::AllReduce(_) | Work::NcclAllReduce(_) => Phase::Done,
             },
             silence: beat * SILENT_BEATS,
+            still: beat * STILL_BEATS,
             deadline,
             ranks: BTreeMap::new(),
             boots: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            end: None,
             first_hello: None,
             last_heard: None,
             last_step: None,
@@ -248,6 +299,19 @@ impl Roster {
             .map(move |(node, boot)| (name(*node), boot.as_str()))
     }
 
+    /// What the host of each node that said hello calls itself.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let name = |node: usize| self.nodes[node].as_str();
+        self.hosts
+            .iter()
+            .map(move |(node, host)| (name(*node), host.as_str()))
+    }
+
+    /// What hosts call themselves that said hello and are none of the nodes.
+    pub fn strangers(&self) -> BTreeSet<&str> {
+        self.strangers.values().map(String::as_str).collect()
+    }
+
     /// Whether every rank came to its end.
     pub fn is_done(&self) -> bool {
         self.states().all(|(_, state)| state == NodeState::Done)
@@ -265,36 +329,129 @@ impl Roster {
 
     /// What became of each node, in the order of the group.
     pub fn states(&self) -> impl Iterator<Item = (&str, NodeState)> {
-        let most = self.ranks.values().map(|rank| rank.progress).max();
-        let mut ranks: Vec<Vec<&Rank>> = vec![Vec::new(); self.nodes.len()];
-        for rank in self.ranks.values() {
-            ranks[rank.node].push(rank);
+        let mut ranks: Vec<Vec<(u32, &Rank)>> = vec![Vec::new(); self.nodes.len()];
+        for (number, rank) in &self.ranks {
+            ranks[rank.node].push((*number, rank));
         }
+        let scene = self.scene(&ranks);
         let states = ranks.into_iter().enumerate();
-        states.map(move |(node, ranks)| (self.nodes[node].as_str(), self.state(node, &ranks, most)))
+        states.map(move |(node, ranks)| {
+            let state = self.state(node, &ranks, &scene);
+            (self.nodes[node].as_str(), state)
+        })
     }
 
-    fn state(&self, node: usize, ranks: &[&Rank], most: Option<Progress>) -> NodeState {
+    fn scene(&self, of_node: &[Vec<(u32, &Rank)>]) -> Scene {
+        let most = self.ranks.values().map(|rank| rank.progress.phase).max();
+        let in_collective = |rank: &&Rank| rank.progress.phase == Phase::Collective;
+        let entered = self.ranks.values().filter(in_collective);
+        let mut entered: Vec<u64> = entered.map(|rank| rank.progress.entered).collect();
+        let middle = entered.len().saturating_sub(1) / 2;
+        let usual = if entered.is_empty() {
+            0
+        } else {
+            *entered.select_nth_unstable(middle).1
+        };
+        let is_behind = |ranks: &&Vec<(u32, &Rank)>| {
+            let mut phases = ranks.iter().map(|(_, rank)| rank.progress.phase);
+            phases.any(|phase| phase.is_alone() && Some(phase) < most)
+        };
+        let behind = of_node.iter().filter(is_behind).count();
+        Scene {
+            most,
+            usual,
+            few_are_behind: behind * 2 <= self.nodes.len(),
+            is_still: self.is_still(),
+        }
+    }
+
+    /// Whether nobody got any further for so long that each has told where it stands.
+    fn is_still(&self) -> bool {
+        let still = self.last_heard.zip(self.last_step);
+        still.is_some_and(|(heard, step)| heard.saturating_duration_since(step) >= self.still)
+    }
+
+    /// Whether the time was up while ranks still got further.
+    pub fn is_moving(&self) -> bool {
+        self.ran_out() && !self.is_still()
+    }
+
+    fn ran_out(&self) -> bool {
+        let ran_out = |end: &End| matches!(end.ended, Ended::TimedOut | Ended::Unkillable { .. });
+        self.end.as_ref().is_some_and(ran_out)
+    }
+
+    fn state(&self, node: usize, ranks: &[(u32, &Rank)], scene: &Scene) -> NodeState {
         if let Some(complaint) = self.complaints.get(&node) {
             return complaint.clone();
         }
         if ranks.len() < self.ranks_per_node as usize {
-            // Where nobody answered it is the launcher's silence, not the nodes'.
-            return if self.ranks.is_empty() {
-                NodeState::Waiting
-            } else {
-                NodeState::NeverAnswered
-            };
+            return self.state_of_missing();
         }
-        if ranks.iter().any(|rank| self.is_silent(rank)) {
+        if ranks.iter().any(|(_, rank)| self.is_silent(rank)) {
             return NodeState::Silent;
         }
-        let least = ranks.iter().map(|rank| rank.progress).min();
-        match least {
-            Some(least) if least.phase >= self.goal => NodeState::Done,
-            least if least < most => NodeState::Behind,
+        let least = ranks.iter().map(|(_, rank)| rank.progress).min();
+        let Some(least) = least.filter(|least| least.phase < self.goal) else {
+            return NodeState::Done;
+        };
+        if self.is_moving() {
+            return NodeState::Moving;
+        }
+        if !scene.is_still {
+            return NodeState::Waiting;
+        }
+        let in_collective = |rank: &&(u32, &Rank)| rank.1.progress.phase == Phase::Collective;
+        let cannot_be = |rank: &&(u32, &Rank)| {
+            in_collective(rank) && rank.1.progress.entered.abs_diff(scene.usual) > LEAD_MAX
+        };
+        if let Some((number, rank)) = ranks.iter().find(cannot_be) {
+            return NodeState::Failed(format!(
+                "rank {number} says that it has entered {} collectives, and most say {}, which cannot be",
+                rank.progress.entered, scene.usual
+            ));
+        }
+        match least.phase {
+            phase if Some(phase) < scene.most && !phase.is_alone() => NodeState::Lagging,
+            phase if Some(phase) < scene.most && scene.few_are_behind => NodeState::Behind,
+            Phase::Collective if least.entered < scene.usual => NodeState::Lagging,
             _ => NodeState::Waiting,
         }
+    }
+
+    /// What became of a node of which ranks are missing.
+    fn state_of_missing(&self) -> NodeState {
+        let expected = self.expected();
+        let all_took_part = |size: &SizeLine| size.ranks as usize == expected;
+        let end = self.end.as_ref();
+        let ended_well = end.is_some_and(|end| end.ended == Ended::Exited(0));
+        if ended_well && self.sizes.last().is_some_and(all_took_part) {
+            return NodeState::Done;
+        }
+        // Where nobody answered it is the launcher's silence, not the nodes'. Who calls itself otherwise may be this one.
+        let is_known = !self.ranks.is_empty() && self.strangers.is_empty();
+        match (self.had_time_to_answer(), self.ran_out()) {
+            (true, _) if is_known => NodeState::NeverAnswered,
+            (false, true) => NodeState::Moving,
+            _ => NodeState::Waiting,
+        }
+    }
+
+    /// Whether a rank that has not said hello by now had the time to.
+    fn had_time_to_answer(&self) -> bool {
+        let end = self.end.as_ref();
+        let by_itself = end.is_some_and(|end| matches!(end.ended, Ended::Exited(_)));
+        // The launcher ends all others after the first one that fails, whether they have begun or not.
+        let ended_early = self.goal > Phase::Started && !self.complaints.is_empty();
+        let last = self.last_heard.max(end.map(|end| end.at));
+        let waited = last.zip(self.first_hello);
+        let waited = waited.map(|(last, first)| last.saturating_duration_since(first));
+        by_itself && !ended_early || waited.is_some_and(|waited| waited > START_LIMIT)
+    }
+
+    /// How many ranks were started.
+    fn expected(&self) -> usize {
+        self.nodes.len() * self.ranks_per_node as usize
     }
 
     /// How many ranks were last seen where, for people; nodes are named where they are few.
@@ -316,10 +473,18 @@ impl Roster {
             format!("{} of {all} ranks ({nodes}) {}", ranks.len(), phase.words())
         };
         let places: Vec<String> = places.into_iter().map(place).collect();
-        if places.is_empty() {
-            return "no rank said anything".to_owned();
+        let strangers = self.strangers();
+        let strangers = strangers.iter().take(PLACED_MAX).copied();
+        let strangers = strangers.collect::<Vec<&str>>().join(", ");
+        match (places.is_empty(), strangers.is_empty()) {
+            (true, true) => "no rank said anything".to_owned(),
+            (false, true) => places.join(", "),
+            (_, false) => format!(
+                "{}; {} more ranks are on hosts that call themselves {strangers}, which none of the nodes is called",
+                places.join(", "),
+                self.strangers.len()
+            ),
         }
-        places.join(", ")
     }
 
     /// Whether any rank came to a collective: then all of them had left MPI's start.
@@ -344,14 +509,25 @@ impl Roster {
             RankLine::Hello {
                 rank,
                 host,
+                node,
                 boot,
                 step,
+                dhc,
                 ..
             } => {
-                let Some(node) = self.names.place(&host) else {
+                let Some(node) = self.names.place_either(node.as_deref(), &host) else {
                     self.not_understood += 1;
+                    if self.strangers.len() < self.expected() {
+                        self.strangers.insert(rank, host);
+                    }
                     return;
                 };
+                if !dhc.is_empty() && dhc != THIS_VERSION {
+                    self.note(format!(
+                        "dhc-rank on {host} is of version {dhc}, this is dhc {THIS_VERSION}: install the same"
+                    ));
+                }
+                self.hosts.entry(node).or_insert(host);
                 self.first_hello.get_or_insert(now);
                 self.last_step = Some(now);
                 self.step = self.step.or(step);
@@ -386,11 +562,7 @@ impl Roster {
                     self.transports.insert(rank, transport);
                 }
             }
-            RankLine::Note { text } => {
-                if self.notes.len() < NOTES_MAX {
-                    self.notes.push(text);
-                }
-            }
+            RankLine::Note { text } => self.note(text),
             RankLine::Size(size) => self.sizes.push(size),
             RankLine::Left {
                 rank,
@@ -411,6 +583,12 @@ impl Roster {
         self.last_heard = Some(now);
     }
 
+    fn note(&mut self, text: String) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push(text);
+        }
+    }
+
     fn hear_why(&mut self, rank: u32, error: &str, state: fn(String) -> NodeState) {
         if let Some(node) = self.ranks.get(&rank).map(|rank| rank.node) {
             self.complain(node, state(error.chars().take(COMPLAINT_MAX).collect()));
@@ -424,6 +602,10 @@ impl Roster {
 
     /// Takes what the launcher said of ranks that died.
     pub(super) fn read_launcher(&mut self, output: &Output) {
+        self.end = Some(End {
+            at: Instant::now(),
+            ended: output.ended.clone(),
+        });
         let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
         // Whoever dies after dhc has ended the launch dies of that.
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
@@ -448,9 +630,9 @@ impl Roster {
         let (Some(first), Some(last)) = (self.first_hello, self.last_heard) else {
             return false;
         };
-        let expected = self.nodes.len() * self.ranks_per_node as usize;
+        let came = self.ranks.len() + self.strangers.len();
         let some_never_came =
-            self.ranks.len() < expected && now.saturating_duration_since(first) > START_LIMIT;
+            came < self.expected() && now.saturating_duration_since(first) > START_LIMIT;
         if self.goal == Phase::Started {
             return some_never_came;
         }
@@ -523,6 +705,11 @@ pub(super) fn complaints(text: &str) -> Vec<Complaint<'_>> {
         } else if let Some((host, why)) = task_of_srun(line) {
             // Those are ended because of the first one.
             if why != "Terminated" && found.is_empty() {
+                let why = if why == OF_ANOTHER_VERSION {
+                    "it did not understand its task: is the same dhc installed there as here?"
+                } else {
+                    why
+                };
                 let why =
                     execve.map_or(why, |line| line.rsplit("execve(): ").next().unwrap_or(why));
                 found.push(Complaint {
@@ -569,7 +756,7 @@ mod tests {
     /// A launch over three nodes of one rank, and the moment that it began.
     fn three() -> (Roster, Instant) {
         let nodes = ["h1", "h2", "h3"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, &SWEEP, BEAT, DEADLINE);
+        let mut roster = Roster::new(&nodes, Names::of(&nodes), 1, &SWEEP, BEAT, DEADLINE);
         let now = Instant::now();
         for rank in 0..3 {
             let host = format!("h{}.cluster.example", rank + 1);
@@ -617,13 +804,62 @@ mod tests {
         assert!(!roster.enough(now + Duration::from_secs(60)));
     }
 
+    /// All ranks tell where they are once a second: of as many collectives each.
+    fn stand_at(roster: &mut Roster, entered: [u64; 3], seconds: u64, begun: Instant) {
+        for second in 0..=seconds {
+            for (rank, entered) in (0..).zip(entered) {
+                let now = begun + Duration::from_secs(second);
+                at(roster, rank, "collective", entered, now);
+            }
+        }
+    }
+
     #[test]
-    fn a_rank_that_entered_fewer_collectives_is_behind() {
+    fn a_rank_that_entered_fewer_collectives_lags_once_all_have_told_where_they_stand() {
+        for (seconds, state) in [(1, "waiting"), (2, "lagging")] {
+            let (mut roster, now) = three();
+            stand_at(&mut roster, [7, 6, 7], seconds, now);
+            assert_eq!(states(&roster), ["waiting", state, "waiting"]);
+        }
+        // One that is ahead makes no laggards of the others.
         let (mut roster, now) = three();
-        at(&mut roster, 0, "collective", 7, now);
-        at(&mut roster, 1, "collective", 6, now);
-        at(&mut roster, 2, "collective", 7, now);
-        assert_eq!(states(&roster), ["waiting", "behind", "waiting"]);
+        stand_at(&mut roster, [6, 7, 6], 9, now);
+        assert_eq!(states(&roster), ["waiting", "waiting", "waiting"]);
+    }
+
+    #[test]
+    fn a_rank_that_says_what_cannot_be_is_not_believed() {
+        let (mut roster, now) = three();
+        stand_at(&mut roster, [5, 1 << 63, 5], 9, now);
+        assert_eq!(states(&roster), ["waiting", "failed", "waiting"]);
+    }
+
+    #[test]
+    fn a_host_that_calls_itself_otherwise_is_placed_by_slurm_s_name_and_no_node_is_gone_for_it() {
+        let hello = |host: &str, node: &str| {
+            format!(r#"{{"hello":{{"rank":1,"host":"{host}","boot":"b","pid":1{node}}}}}"#)
+        };
+        for (node, state) in [
+            ("", "waiting"),
+            (r#","node":"h2""#, "waiting"),
+            (r#","node":"h9""#, "waiting"),
+        ] {
+            let nodes = ["h1", "h2"].map(str::to_owned);
+            let mut roster = Roster::new(&nodes, Names::of(&nodes), 1, &SWEEP, BEAT, DEADLINE);
+            let begun = Instant::now();
+            roster.hear(
+                br#"{"hello":{"rank":0,"host":"h1","boot":"b","pid":1}}"#,
+                begun,
+            );
+            roster.hear(hello("ip-10-0-0-2", node).as_bytes(), begun);
+            at(&mut roster, 0, "collective", 1, begun + START_LIMIT * 2);
+            let placed = node.contains("h2");
+            assert_eq!(roster.node_of(1).is_some(), placed);
+            if !placed {
+                assert_eq!(states(&roster), ["waiting", state], "{node}");
+                assert!(roster.whereabouts().contains("call themselves ip-10-0-0-2"));
+            }
+        }
     }
 
     #[test]
@@ -666,7 +902,7 @@ mod tests {
     #[test]
     fn a_node_that_never_says_hello_is_not_waited_for() {
         let nodes = ["h1", "h2"].map(str::to_owned);
-        let mut roster = Roster::new(&nodes, 1, &SWEEP, BEAT, DEADLINE);
+        let mut roster = Roster::new(&nodes, Names::of(&nodes), 1, &SWEEP, BEAT, DEADLINE);
         let begun = Instant::now();
         roster.hear(
             br#"{"hello":{"rank":0,"host":"h1","boot":"b","pid":1}}"#,

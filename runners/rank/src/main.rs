@@ -33,16 +33,22 @@ const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 
 fn main() {
-    let task: RankTask = match std::env::args()
-        .nth(1)
-        .map(|text| serde_json::from_str(&text))
-    {
+    let task = std::env::args().nth(1);
+    let task: RankTask = match task.map(|text| serde_json::from_str(&text)) {
         Some(Ok(task)) => task,
-        _ => {
+        given => {
             // Nobody but dhc starts this program with a task.
+            let words = match given {
+                Some(_) => concat!(
+                    "dhc-rank ",
+                    env!("CARGO_PKG_VERSION"),
+                    ": this task is none of this version; install the same dhc on all nodes\n"
+                ),
+                None => "dhc-rank: started by dhc, not by hand; see `dhc run --level cluster`\n",
+            };
             drop(std::io::Write::write_all(
                 &mut std::io::stderr(),
-                b"dhc-rank: started by dhc, not by hand; see `dhc run --level cluster`\n",
+                words.as_bytes(),
             ));
             std::process::exit(USAGE);
         }

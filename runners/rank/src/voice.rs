@@ -79,9 +79,11 @@ impl Voice {
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
+            node: std::env::var("SLURMD_NODENAME").ok(),
             boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
             pid: std::process::id(),
             step: step(),
+            dhc: env!("CARGO_PKG_VERSION").to_owned(),
         });
     }
 

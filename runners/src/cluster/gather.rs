@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use dhc_checks::check::chain;
@@ -156,6 +157,7 @@ pub fn gather(
     this_node: &str,
     run: &str,
     so_long: Duration,
+    stop: &'static AtomicBool,
 ) -> Result<Nodes, GatherError> {
     let worker = worker(args)?;
     let cards = cards(args)?;
@@ -203,7 +205,9 @@ pub fn gather(
         Launcher::Srun => {
             let job = match inside {
                 Some(job) if !asked => job,
-                _ if asked => slurm::allocate(host, &wanted(args, so_long), &format!("dhc-{run}"))?,
+                _ if asked => {
+                    slurm::allocate(host, &wanted(args, so_long), &format!("dhc-{run}"), stop)?
+                }
                 _ => return Err(GatherError::NothingAsked),
             };
             let mut taken = nodes(Vec::new(), Launch::Srun { job: job.id });

@@ -266,6 +266,7 @@ impl Level<'_> {
         let deadline = left.map_or(runs + LAUNCH, |left| left.min(runs + LAUNCH));
         let group = Group {
             nodes,
+            own_names: self.own_names.clone(),
             launch: self.orders.cluster.launch.clone(),
             worker: orders.program.clone(),
             quick: false,

@@ -137,11 +137,13 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         orders,
         chosen: orders.chosen.clone(),
         begun: Instant::now(),
+        own_names: BTreeMap::new(),
         journal: Mutex::new((journal, None)),
         watcher,
     };
     watcher.nodes(&orders.cluster.nodes);
     let (roll_calls, answers) = level.roll_calls();
+    level.own_names = answers.own_names();
     let up = orders.cluster.nodes.iter();
     let (answered, absent): (Vec<String>, Vec<String>) =
         up.cloned().partition(|node| answers.has(node));
@@ -210,6 +212,8 @@ struct Level<'a> {
     orders: &'a Orders<'a>,
     chosen: Chosen,
     begun: Instant,
+    /// What the hosts of nodes call themselves, where that is another name.
+    own_names: BTreeMap<String, String>,
     journal: Mutex<(&'a mut Journal, Option<std::io::Error>)>,
     watcher: &'a dyn Watcher,
 }
@@ -480,6 +484,12 @@ impl Level<'_> {
         let budget = check.budget(&options, wanted.quick);
         let left = self.left();
         let deadline = orders.deadline.unwrap_or(budget.deadline);
+        // Who answers late is not absent: --deadline is about collectives.
+        let deadline = if name == roll_call::SPEC.name {
+            deadline.max(budget.deadline)
+        } else {
+            deadline
+        };
         let deadline = left.map_or(deadline, |left| deadline.min(left));
         let task = Task {
             host: orders.host.clone(),
@@ -491,6 +501,7 @@ impl Level<'_> {
             confined: true,
             group: Some(group::Group {
                 nodes: wanted.nodes.clone(),
+                own_names: self.own_names.clone(),
                 launch: orders.cluster.launch.clone(),
                 worker: orders.cluster.worker.clone(),
                 quick: wanted.quick,

@@ -1,6 +1,6 @@
 //! What a measured group turned out to be: held against the table's limit, and against the other groups of the run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dhc_checks::check::ClusterCheck;
 use dhc_thresholds::{
@@ -156,6 +156,9 @@ impl Peers {
             Ending::Finished if wrong => Outcome::Corrupted,
             Ending::Finished if slow => Outcome::Failed,
             Ending::Finished if plateau.is_some() => Outcome::Passed,
+            Ending::TimedOut { after_ms } if cut_short(check, group, record, *after_ms) => {
+                Outcome::Unknown
+            }
             Ending::TimedOut { .. } => Outcome::Hung,
             Ending::Failed { .. } if has_broken(check, record) => Outcome::Broken,
             _ => Outcome::Unknown,
@@ -199,7 +202,8 @@ fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[Stri
     };
     let gone = in_state(GONE);
     let stuck = matches!(record.ending, Ending::TimedOut { .. });
-    // Who is behind is only told by others who wait, and only where nobody is gone, for whom all would wait.
+    // Who is behind is only told by others who wait, and only where nobody is gone, for whom all would wait. Who lags may wait
+    // for somebody itself.
     if gone.is_empty() && stuck {
         in_state(&["behind"])
     } else {
@@ -238,6 +242,17 @@ fn has_broken(check: &dyn ClusterCheck, record: &Record) -> bool {
     let is_any = |wanted| members_in(check, record, wanted).next().is_some();
     is_any(BROKE_OFF) && !is_any(COULD_NOT)
 }
+
+/// Whether the group still got further when its time was up, which was less than such a group is due: it says nothing of its
+/// nodes then.
+fn cut_short(check: &dyn ClusterCheck, group: &Group, record: &Record, after_ms: u64) -> bool {
+    let is_quick = group.purpose != Purpose::Whole;
+    let due = check.budget(&BTreeMap::new(), is_quick).deadline;
+    u128::from(after_ms) < due.as_millis() && members_in(check, record, MOVING).next().is_some()
+}
+
+/// The state of a node that still got further when the time was up.
+const MOVING: &[&str] = &["moving"];
 
 /// Whether a record says nothing of its group: nobody is named, nothing broke, and nothing was measured.
 pub(super) fn is_unknown(check: &dyn ClusterCheck, record: &Record) -> bool {

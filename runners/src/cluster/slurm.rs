@@ -3,11 +3,12 @@
 //! All through Slurm's own commands, whose output formats are asked for by name so that they hold from release to release.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dhc_checks::check::chain;
 use dhc_checks::group::STEP_NAME;
-use dhc_checks::host::{Command, Ended, Host, valid_host_name};
+use dhc_checks::host::{Command, Ended, ExecError, Host, Listener, valid_host_name};
 
 use super::topology::Topology;
 
@@ -22,6 +23,9 @@ const TOPOLOGY_LINE_MAX: &str = "1048576";
 
 /// The largest allocation that is looked at.
 pub(super) const NODES_MAX: usize = 65_536;
+
+/// How much of a list is read: 65,536 nodes with long names in several partitions each.
+const LIST_BYTES: usize = 32 << 20;
 
 /// Which nodes are wanted from Slurm.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +73,27 @@ pub enum SlurmError {
     /// A node list cannot be understood.
     #[error("Slurm named a node `{0}`, which cannot be a host name")]
     Name(String),
+    /// A list that is not whole would lose nodes.
+    #[error("`{0}` printed more than can be read")]
+    TooLong(&'static str),
+    /// The job has no nodes.
+    #[error("job {0} has no nodes any more: it has ended; start a new one, or unset SLURM_JOB_ID")]
+    Ended(u32),
+    /// Two lists of the same nodes differ.
+    #[error(
+        "job {job} has {due} nodes, and `sinfo` lists {listed} of them; look at `scontrol show job {job}`"
+    )]
+    Count {
+        /// The job.
+        job: u32,
+        /// How many it has.
+        due: usize,
+        /// How many are listed.
+        listed: usize,
+    },
+    /// The run was stopped while it waited.
+    #[error("stopped while it waited for nodes")]
+    Stopped,
 }
 
 /// The nodes of an allocation as they are now, in Slurm's order, with those that Slurm itself calls down or not responding.
@@ -84,7 +109,12 @@ pub struct Nodes {
 ///
 /// # Errors
 /// When Slurm refuses it or does not grant it in time.
-pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmError> {
+pub fn allocate(
+    host: &Host,
+    wanted: &Wanted,
+    name: &str,
+    stop: &'static AtomicBool,
+) -> Result<Job, SlurmError> {
     let mut command = Command::new("salloc", wanted.patience + ANSWER)
         .args(["--no-shell", "--no-kill", "--job-name", name])
         .arg(format!("--immediate={}", wanted.patience.as_secs().max(1)))
@@ -107,12 +137,30 @@ pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmEr
     if let Some(reservation) = &wanted.reservation {
         command = command.arg(format!("--reservation={reservation}"));
     }
-    let (stdout, stderr) = ask(host, "salloc", &command)?;
+    let command = command.grace(CLEAN_UP);
+    let output = host
+        .exec_heard(&command, &mut Until(stop))
+        .map_err(|error| cannot_run("salloc", &error))?;
+    let (stdout, stderr) = (output.stdout.quotation(), output.stderr.quotation());
     // `salloc: Granted job allocation 12`
     let granted = stderr.lines().chain(stdout.lines()).find_map(|line| {
         let (_, number) = line.split_once("Granted job allocation ")?;
         number.trim().parse().ok()
     });
+    if output.ended != Ended::Exited(0) {
+        // It may have been granted all the same, just before the end.
+        if let Some(id) = granted {
+            clean_up(host, Job { id, ours: true });
+        }
+        return Err(match output.ended {
+            Ended::Dismissed => SlurmError::Stopped,
+            ended => SlurmError::Refused {
+                command: "salloc",
+                ended: ended.to_string(),
+                said: output.stderr.last_words(),
+            },
+        });
+    }
     granted
         .map(|id| Job { id, ours: true })
         .ok_or(SlurmError::Refused {
@@ -127,26 +175,64 @@ pub fn allocate(host: &Host, wanted: &Wanted, name: &str) -> Result<Job, SlurmEr
 /// # Errors
 /// When Slurm does not answer.
 pub fn nodes(host: &Host, job: Job) -> Result<Nodes, SlurmError> {
-    let list = node_list(host, job)?;
+    let (due, list) = nodes_of(host, job)?;
     let states = Command::new("sinfo", ANSWER)
         .args(["--noheader", "--Node", "--format=%N %T"])
         .arg(format!("--nodes={list}"));
-    let (states, _) = ask(host, "sinfo", &states)?;
-    sort(&states)
+    let (states, _) = ask(host, "sinfo", &states.keeping(LIST_BYTES))?;
+    let nodes = sort(&states)?;
+    let listed = nodes.up.len() + nodes.down.len();
+    if listed != due {
+        let job = job.id;
+        return Err(SlurmError::Count { job, due, listed });
+    }
+    Ok(nodes)
 }
 
 /// The nodes of an allocation in Slurm's notation, which is short however many they are.
 pub(super) fn node_list(host: &Host, job: Job) -> Result<String, SlurmError> {
+    nodes_of(host, job).map(|(_, list)| list)
+}
+
+/// How many nodes an allocation has, and which.
+fn nodes_of(host: &Host, job: Job) -> Result<(usize, String), SlurmError> {
     let id = job.id.to_string();
-    let list = Command::new("squeue", ANSWER).args(["--noheader", "--jobs", &id, "--format=%N"]);
+    let list = Command::new("squeue", ANSWER)
+        .args(["--noheader", "--jobs", &id, "--format=%D %N"])
+        .keeping(LIST_BYTES);
     let (list, _) = ask(host, "squeue", &list)?;
-    Ok(list.trim().to_owned())
+    // A job that has ended is remembered for some minutes, and listed as none or without nodes.
+    let (count, list) = list.trim().split_once(' ').unwrap_or_default();
+    let count = count.parse().unwrap_or(0);
+    match (count, list.trim()) {
+        (0, _) | (_, "") => Err(SlurmError::Ended(job.id)),
+        (count, list) => Ok((count, list.to_owned())),
+    }
+}
+
+/// Hears nothing, and ends a command once this is set.
+struct Until(&'static AtomicBool);
+
+impl Listener for Until {
+    fn line(&mut self, _: &[u8]) {}
+
+    fn is_enough(&mut self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn cannot_run(command: &'static str, error: &ExecError) -> SlurmError {
+    SlurmError::Refused {
+        command,
+        ended: "cannot be run".to_owned(),
+        said: chain(error),
+    }
 }
 
 fn sort(states: &str) -> Result<Nodes, SlurmError> {
     let mut nodes = Nodes::default();
     let mut known: BTreeSet<&str> = BTreeSet::new();
-    for line in states.lines().take(NODES_MAX) {
+    for line in states.lines() {
         let mut words = line.split_whitespace();
         let (Some(name), Some(state)) = (words.next(), words.next()) else {
             continue;
@@ -232,7 +318,10 @@ pub(super) fn ask(
     };
     let output = host
         .exec(command)
-        .map_err(|error| refused("cannot be run".to_owned(), chain(&error)))?;
+        .map_err(|error| cannot_run(name, &error))?;
+    if output.stdout.is_truncated() {
+        return Err(SlurmError::TooLong(name));
+    }
     let stdout = String::from_utf8_lossy(&output.stdout.kept()).into_owned();
     if output.ended != Ended::Exited(0) {
         return Err(refused(

@@ -59,6 +59,16 @@ impl Answers {
         })
     }
 
+    /// What the hosts of nodes call themselves, where they told another name than the node's.
+    pub(super) fn own_names(&self) -> BTreeMap<String, String> {
+        let own = |(node, record): (&String, &Record)| {
+            let mut devices = record.devices.iter();
+            let host = devices.find_map(|device| device.identity.get(roll_call::HOST))?;
+            Some((node.clone(), host.clone()))
+        };
+        self.of_node.iter().filter_map(own).collect()
+    }
+
     /// The record of a node; one that is not there says why.
     fn record(&self, node: &str, stopped: bool) -> Record {
         if let Some(record) = self.of_node.get(node) {

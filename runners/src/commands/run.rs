@@ -316,6 +316,7 @@ fn cluster_level(
         &keeper.machine.name,
         &keeper.run.id,
         so_long,
+        &STOP,
     )?;
     nodes.defaults(&keeper.chosen.table, &mut options);
     let orders = cluster::Orders {

@@ -9,6 +9,12 @@ use super::{Dhc, Outcome, outcome};
 
 const SLOW: &str = include_str!("../../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
 
+/// Makes of a table that of `n` ranks.
+const OF_RANKS: &str = r#"
+/^# *Rank /{ if (!told) for (rank = 0; rank < n; rank++) print "Rank " rank " Pid 1 on n device 0 [0x1b] NVIDIA"; told = 1; next }
+NF == 13 && $1 ~ /^[0-9]+$/ { $8 = sprintf("%.2f", $7 * 2 * (n - 1) / n); $12 = sprintf("%.2f", $11 * 2 * (n - 1) / n) }
+{ print }"#;
+
 /// A table whose large sizes are as fast as the floor of the type asks for.
 fn fast() -> String {
     SLOW.replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
@@ -27,7 +33,7 @@ impl EightNodes {
         let script = format!(
             "case \"$*\" in *roll_call*) \
              echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}';;\n\
-             *n5*) cat <<'EOF'\n{SLOW}EOF\n;; *) cat <<'EOF'\n{}EOF\n;; esac",
+             *n5*) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{SLOW}EOF\n;; *) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{}EOF\n;; esac",
             fast()
         );
         EightNodes(Dhc::on(FakeNode::plain().tool("mpirun").runs(&script)))

@@ -91,6 +91,7 @@ pub(super) struct Pipe {
     pub(super) source: Option<Source>,
     captured: Captured,
     digest: Sha256,
+    kept_bytes: usize,
 }
 
 pub(super) enum Source {
@@ -127,11 +128,12 @@ impl Source {
 }
 
 impl Pipe {
-    pub(super) fn new(source: impl Into<Source>) -> Self {
+    pub(super) fn new(source: impl Into<Source>, kept_bytes: usize) -> Self {
         Pipe {
             source: Some(source.into()),
             captured: Captured::default(),
             digest: Sha256::new(),
+            kept_bytes,
         }
     }
 
@@ -158,18 +160,18 @@ impl Pipe {
         self.digest.update(bytes);
         let captured = &mut self.captured;
         captured.total_bytes += bytes.len() as u64;
-        let room = KEPT_BYTES - captured.head.len();
+        let room = self.kept_bytes - captured.head.len();
         let (head, tail) = bytes.split_at(room.min(bytes.len()));
         captured.head.extend_from_slice(head);
         captured.tail.extend_from_slice(tail);
         // Cut only now and then, so that a flood is not copied for every read.
-        if captured.tail.len() > 2 * KEPT_BYTES {
-            captured.tail.drain(..captured.tail.len() - KEPT_BYTES);
+        if captured.tail.len() > 2 * self.kept_bytes {
+            captured.tail.drain(..captured.tail.len() - self.kept_bytes);
         }
     }
 
     pub(super) fn finish(mut self) -> Captured {
-        let excess = self.captured.tail.len().saturating_sub(KEPT_BYTES);
+        let excess = self.captured.tail.len().saturating_sub(self.kept_bytes);
         self.captured.tail.drain(..excess);
         self.captured.sha256 = hex(self.digest.finalize().as_slice());
         self.captured

@@ -22,7 +22,7 @@ use rustix::process::{Signal, kill_process, kill_process_group};
 
 use super::processes::{self, pid};
 use super::{Host, redact};
-use capture::Pipe;
+use capture::{KEPT_BYTES, Pipe};
 use report_file::ReportFile;
 
 pub use capture::{Captured, escape};
@@ -53,6 +53,7 @@ pub struct Command {
     grace: Duration,
     report_flag: Option<String>,
     input: Vec<u8>,
+    kept_bytes: usize,
 }
 
 impl Command {
@@ -66,6 +67,7 @@ impl Command {
             grace: GRACE,
             report_flag: None,
             input: Vec::new(),
+            kept_bytes: KEPT_BYTES,
         }
     }
 
@@ -108,6 +110,13 @@ impl Command {
     /// With this on its standard input, which is empty otherwise.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
+        self
+    }
+
+    /// With so much kept of the beginning and of the end of each of its outputs, for one that has much to say and is no
+    /// evidence.
+    pub fn keeping(mut self, bytes: usize) -> Self {
+        self.kept_bytes = bytes;
         self
     }
 
@@ -323,8 +332,14 @@ impl Host {
                     error,
                 })?;
         let mut pipes = [
-            Pipe::new(child.stdout.take().expect("stdout was asked for")),
-            Pipe::new(child.stderr.take().expect("stderr was asked for")),
+            Pipe::new(
+                child.stdout.take().expect("stdout was asked for"),
+                command.kept_bytes,
+            ),
+            Pipe::new(
+                child.stderr.take().expect("stderr was asked for"),
+                command.kept_bytes,
+            ),
         ];
         let mut ear = Ear {
             listener,

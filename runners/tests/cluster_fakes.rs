@@ -1,0 +1,253 @@
+//! The cluster level over a Slurm of scripts: what ranks tell, and what Slurm answers, that no real cluster does on demand.
+#![expect(clippy::unwrap_used, reason = "tests look at what a run left")]
+
+mod common;
+
+use common::{Dhc, Outcome};
+use dhc_fixtures::FakeNode;
+use dhc_thresholds::Status;
+
+/// A step of Slurm: its ranks say hello, and have nothing else to do in a roll call. Names end in a letter, so that lists of
+/// them are not folded.
+const HELLO: &str = r#"
+for word; do case "$word" in --nodelist=*) nodes=${word#*=} ;; esac; task=$word; done
+IFS=,
+ranks=0
+for node in $nodes; do
+    hello
+    ranks=$((ranks + 1))
+done
+case "$task" in *roll_call*) exit 0 ;; esac
+at() { echo '{"at":{"rank":'$1',"progress":{"phase":"'$2'","entered":'$3'}}}'; }
+size() {
+    echo '{"size":{"bytes":'$1',"ranks":'$ranks',"iterations":5,"verified":5,"wrong":0,"wrong_rank":null,"mean_us":100,"p50_us":100,"p99_us":100,"min_us":100,"max_us":100,"slowest":[0,100],"fastest":[0,100]}}'
+}
+passes() {
+    size 262144; size 524288; size 1048576
+    rank=0
+    while [ $rank -lt $ranks ]; do at $rank done 20; rank=$((rank + 1)); done
+    exit 0
+}
+"#;
+
+/// A node that calls itself what Slurm calls it.
+const BY_ITS_NAME: &str =
+    r#"hello() { echo '{"hello":{"rank":'$ranks',"host":"'$node'","boot":"b","pid":1}}'; }"#;
+
+/// Slurm with these nodes, whose ranks say hello in this way and then do this.
+fn slurm(nodes: &[&str], hello: &str, then: &str) -> FakeNode {
+    let states: String = nodes.iter().map(|node| format!("{node} idle\n")).collect();
+    FakeNode::plain()
+        .tool("salloc")
+        .says("", "salloc: Granted job allocation 12\n", 0)
+        .tool("scancel")
+        .prints_nothing()
+        .tool("scontrol")
+        .says("", "no topology\n", 1)
+        .tool("squeue")
+        .prints(format!("{} {}\n", nodes.len(), nodes.join(",")), 0)
+        .tool("sinfo")
+        .prints(states, 0)
+        .tool("srun")
+        .runs(&format!("{hello}\n{HELLO}\n{then}"))
+}
+
+fn run(node: FakeNode, args: &[&str]) -> Outcome {
+    let mut all = vec!["--level", "cluster", "--check", "mpi-allreduce"];
+    all.extend(["--nodes", "4", "--worker", "/bin/true", "--seed", "1"]);
+    all.extend(args);
+    Dhc::on(node).run(&all)
+}
+
+fn nodes(outcome: &Outcome, status: Status) -> Vec<&str> {
+    let nodes = outcome.report.nodes.iter();
+    let nodes = nodes.filter(|node| node.status == status);
+    nodes.map(|node| node.name.as_str()).collect()
+}
+
+#[track_caller]
+fn assert_nobody_is_accused_or_named(outcome: &Outcome) {
+    let cluster = outcome.report.cluster.as_ref();
+    assert_eq!(nodes(outcome, Status::Fail), [""; 0], "{cluster:#?}");
+    let searches = cluster.unwrap().searches.iter();
+    let mut groups = searches
+        .flat_map(|search| &search.waves)
+        .flat_map(|wave| &wave.groups);
+    assert!(groups.all(|group| group.named.is_empty()), "{cluster:#?}");
+}
+
+const FOUR: [&str; 4] = ["na", "nb", "nc", "nd"];
+
+#[test]
+fn ranks_that_still_get_further_when_the_time_is_up_accuse_nobody() {
+    // Each tells once a second, one after the other, and so all but one look behind at any moment.
+    let moving = r#"
+        step=0
+        while :; do
+            step=$((step + 1)); rank=0
+            while [ $rank -lt $ranks ]; do
+                at $rank collective $((step * 40 + rank * 10)); rank=$((rank + 1)); sleep 0.2
+            done
+        done"#;
+    let outcome = run(slurm(&FOUR, BY_ITS_NAME, moving), &["--deadline", "3s"]);
+    assert_nobody_is_accused_or_named(&outcome);
+    let cluster = outcome.report.cluster.unwrap();
+    let error = cluster.searches[0].waves[0].groups[0]
+        .error
+        .clone()
+        .unwrap();
+    assert!(error.contains("--deadline is too short"), "{error}");
+}
+
+#[test]
+fn ranks_that_had_no_time_to_say_hello_are_not_gone() {
+    let late = r#"hello() {
+        case "$task$ranks" in *roll_call*|*0) ;; *) sleep 9 ;; esac
+        echo '{"hello":{"rank":'$ranks',"host":"'$node'","boot":"b","pid":1}}'
+    }"#;
+    let outcome = run(slurm(&FOUR, late, "sleep 9"), &["--deadline", "2s"]);
+    assert_nobody_is_accused_or_named(&outcome);
+}
+
+#[test]
+fn a_path_that_passes_nothing_accuses_neither_of_its_ends() {
+    // Whoever has both ends in its group stands still, and both of them have entered fewer collectives than the others.
+    let path = r#"
+        case ",$nodes," in
+        *,na,*ne,*)
+            while :; do
+                rank=0
+                for node in $nodes; do
+                    case "$node" in na|ne) at $rank collective 4 ;; *) at $rank collective 5 ;; esac
+                    rank=$((rank + 1))
+                done
+                sleep 0.5
+            done ;;
+        esac
+        passes"#;
+    let eight = ["na", "nb", "nc", "nd", "ne", "nf", "ng", "nh"];
+    let outcome = run(slurm(&eight, BY_ITS_NAME, path), &["--deadline", "4s"]);
+    assert_nobody_is_accused_or_named(&outcome);
+    let search = &outcome.report.cluster.as_ref().unwrap().searches[0];
+    let pair = ("na".to_owned(), "ne".to_owned());
+    assert_eq!(search.paths, [pair], "{search:#?}");
+    let error = search.waves[0].groups[0].error.as_deref().unwrap();
+    assert!(error.contains("na lagging, ne lagging"), "{error}");
+}
+
+#[test]
+fn a_rank_that_says_what_cannot_be_makes_nobody_else_look_bad() {
+    let lies = r#"
+        case ",$nodes," in
+        *,nb,*)
+            while :; do
+                rank=0
+                for node in $nodes; do
+                    case "$node" in nb) at $rank collective 9223372036854775808 ;; *) at $rank collective 5 ;; esac
+                    rank=$((rank + 1))
+                done
+                sleep 0.5
+            done ;;
+        esac
+        passes"#;
+    let outcome = run(slurm(&FOUR, BY_ITS_NAME, lies), &["--deadline", "4s"]);
+    let cluster = outcome.report.cluster.as_ref().unwrap();
+    assert_eq!(nodes(&outcome, Status::Fail), ["nb"], "{cluster:#?}");
+    let whole = &cluster.searches[0].waves[0].groups[0];
+    assert!(whole.named.is_empty(), "{whole:?}");
+    let error = whole.error.as_deref().unwrap();
+    assert!(error.contains("which cannot be"), "{error}");
+}
+
+#[test]
+fn a_host_that_calls_itself_otherwise_is_the_node_that_slurm_calls_it() {
+    // A worker says both names. One that says its own alone is known from the roll call.
+    for node in ["", r#","node":"'$node'""#] {
+        let renamed = format!(
+            r#"hello() {{
+                case "$node" in nc) host=ip-10-77-0-3 ;; *) host=$node ;; esac
+                echo '{{"hello":{{"rank":'$ranks',"host":"'$host'","boot":"b","pid":1{node}}}}}'
+            }}"#
+        );
+        let outcome = run(slurm(&FOUR, &renamed, "passes"), &[]);
+        let cluster = outcome.report.cluster.as_ref();
+        assert_eq!(nodes(&outcome, Status::Pass), FOUR, "{cluster:#?}");
+    }
+}
+
+#[test]
+fn no_node_is_lost_or_cut_in_two_in_a_list_that_is_longer_than_other_outputs() {
+    // A megabyte: a node is listed for every partition that it is in.
+    let states = |last: &str| {
+        let mut states = "na idle\n".repeat(50_000) + "nb idle\n";
+        states.push_str(&"nc idle\n".repeat(80_000));
+        states + last
+    };
+    let list = |last: &str| {
+        let node = slurm(&FOUR, BY_ITS_NAME, "passes");
+        run(node.tool("sinfo").prints(states(last), 0), &[])
+    };
+    assert_eq!(nodes(&list("nd idle\n"), Status::Pass), FOUR);
+    // A node that is not listed is not passed over.
+    let node = slurm(&FOUR, BY_ITS_NAME, "passes");
+    let dhc = Dhc::on(node.tool("sinfo").prints(states(""), 0));
+    let (said, code) = refused(&dhc, &["--nodes", "4"], "");
+    assert!(
+        said.contains("job 12 has 4 nodes, and `sinfo` lists 3"),
+        "{said}"
+    );
+    assert_eq!(code, Some(4));
+    assert!(dhc.node.calls("scancel").contains(&"12".to_owned()));
+}
+
+/// What `dhc run` says, and its status, where there is no run; inside of a job if this is not empty.
+fn refused(dhc: &Dhc, args: &[&str], job: &str) -> (String, Option<i32>) {
+    let mut command = dhc.command("run", &["--level", "cluster", "--worker", "/bin/true"]);
+    if !job.is_empty() {
+        command.env("SLURM_JOB_ID", job);
+    }
+    let output = command.args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (said, output.status.code())
+}
+
+#[test]
+fn a_job_that_has_ended_is_told_and_not_taken_for_one_without_nodes() {
+    let node = slurm(&FOUR, BY_ITS_NAME, "passes");
+    for remembered in ["", "0 \n"] {
+        let dhc = Dhc::on(
+            slurm(&FOUR, BY_ITS_NAME, "")
+                .tool("squeue")
+                .prints(remembered, 0),
+        );
+        let (said, code) = refused(&dhc, &[], "12");
+        assert!(said.contains("job 12 has no nodes any more"), "{said}");
+        assert_eq!(code, Some(4));
+    }
+    drop(node);
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_waits_for_nodes_ends_soon_and_keeps_none() {
+    let waits = "trap 'echo \"salloc: Granted job allocation 12\" >&2; exit 1' TERM\necho >\"$0.waits\"\nsleep 60 & wait $!";
+    let dhc = Dhc::on(slurm(&FOUR, BY_ITS_NAME, "").tool("salloc").runs(waits));
+    let mut child = dhc
+        .command("run", &["--level", "cluster", "--worker", "/bin/true"])
+        .args(["--nodes", "4"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = std::time::Instant::now();
+    while !dhc.node.tools().join("salloc.waits").exists() {
+        assert!(begun.elapsed().as_secs() < 30, "salloc was never called");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let told = std::time::Instant::now();
+    let status = child.wait().unwrap();
+    assert!(told.elapsed().as_secs() < 10, "{:?}", told.elapsed());
+    assert_eq!(status.code(), Some(4));
+    // What was granted in the last moment is given back.
+    assert!(dhc.node.calls("scancel").contains(&"12".to_owned()));
+}
