@@ -161,9 +161,11 @@ fn launch(document: &Path, args: &[String]) {
             &RankLine::Hello {
                 rank,
                 host,
+                node: None,
                 boot,
                 pid,
                 step,
+                dhc: String::new(),
             },
         );
     }
