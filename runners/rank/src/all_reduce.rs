@@ -106,6 +106,23 @@ fn iterations(size_ms: u64, warm_us: f64) -> u64 {
     (fitting as u64).clamp(ITERATIONS_MIN, ITERATIONS_MAX)
 }
 
+/// What a rank sends at a place. Rank 0 goes in other steps than the rest: if all went alike, the sums of as many ranks as the
+/// period has places would be the same everywhere, and data at a wrong place would pass for right.
+fn sent(rank: u64, element: u64) -> f32 {
+    let place = if rank == 0 {
+        2 * element
+    } else {
+        element + 7 * rank
+    };
+    (place % ELEMENT_PERIOD) as f32
+}
+
+/// What all ranks together send at each place of a period.
+fn sums(ranks: u64) -> Vec<f32> {
+    let sum = |element| (0..ranks).map(|rank| sent(rank, element)).sum();
+    (0..ELEMENT_PERIOD).map(sum).collect()
+}
+
 /// How many elements differ from those of `expected`, repeated.
 pub(crate) fn count_differences(elements: &[f32], expected: &[f32]) -> u64 {
     let pairs = elements
@@ -134,20 +151,17 @@ impl<'a> Size<'a> {
         elements: usize,
         voice: &'a Voice,
     ) -> Outcome<Self> {
-        let of = |rank: u64, element: u64| ((element + 7 * rank) % ELEMENT_PERIOD) as f32;
         let (rank, ranks) = (world.rank() as u64, world.size() as u64);
         let pattern: Vec<f32> = (0..ELEMENT_PERIOD)
-            .map(|element| of(rank, element))
+            .map(|element| sent(rank, element))
             .collect();
         all_reduce.prepare(elements, &pattern)?;
-        let expected =
-            (0..ELEMENT_PERIOD).map(|element| (0..ranks).map(|rank| of(rank, element)).sum());
         Ok(Size {
             world,
             all_reduce,
             voice,
             bytes: (elements * 4) as u64,
-            expected: expected.collect(),
+            expected: sums(ranks),
             times_us: Vec::new(),
             verified: 0,
             wrong: 0,
@@ -220,5 +234,25 @@ fn summary(all: &[f64], iterations: u64, verified: u64, bytes: u64) -> SizeLine 
         max_us: most(4).1,
         slowest: most(0),
         fastest: least(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_at_a_wrong_place_is_wrong_among_any_number_of_ranks() {
+        for ranks in 2..=4 * ELEMENT_PERIOD {
+            let sums = sums(ranks);
+            for shift in 1..sums.len() {
+                let mut shifted = sums.clone();
+                shifted.rotate_left(shift);
+                assert!(
+                    count_differences(&shifted, &sums) > 0,
+                    "{ranks} ranks, {shift} places"
+                );
+            }
+        }
     }
 }

@@ -187,12 +187,18 @@ fn part_in_groups(name: &str, found: &[(&str, &NodeFinding)], known: &Known<'_>)
     };
     let mut record = Record::new(spec.name, Ending::Finished);
     let subject = || Subject::new(Kind::Node, name);
-    let words = format!(
-        "{} of {} groups with it failed ({check}); faulty with a probability of {:.1} %",
-        gravest.failed,
-        gravest.groups,
-        gravest.probability * 100.0
-    );
+    let words = if gravest.groups == 0 {
+        format!(
+            "no group of two or more nodes was measured with it, so nobody is there to compare it with ({check})"
+        )
+    } else {
+        format!(
+            "{} of {} groups with it failed ({check}); faulty with a probability of {:.1} %",
+            gravest.failed,
+            gravest.groups,
+            gravest.probability * 100.0
+        )
+    };
     let closer = located::words_of(&gravest.cause, &known.cluster.card_names(), known.answered);
     let words = if closer.is_empty() {
         words
