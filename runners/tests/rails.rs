@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::gpu_cluster::OF_RANKS;
 use common::{Dhc, Outcome};
 use dhc_fixtures::FakeNode;
 
@@ -23,7 +24,8 @@ fn nodes() -> Dhc {
     let script = format!(
         "case \"$*\" in *roll_call*) \
          echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}'; exit;; esac\n\
-         case \"$NCCL_IB_HCA\" in *mlx5_1*) cat <<'EOF'\n{SLOW}EOF\n;; *) cat <<'EOF'\n{}EOF\n;; esac",
+         case \"$NCCL_IB_HCA\" in *mlx5_1*) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{SLOW}EOF\n;; \
+         *) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{}EOF\n;; esac",
         fast()
     );
     Dhc::on(FakeNode::plain().tool("mpirun").runs(&script))

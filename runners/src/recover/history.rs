@@ -272,7 +272,8 @@ impl History {
     }
 
     /// What is known of the machine of a step. One whose results do not tell which it is, as those of a whole cluster do not,
-    /// is known by its boot; where that tells nothing either it has no past but that of this boot.
+    /// is known by its boot; where that tells nothing either it has no past but that of this boot. What another machine is known
+    /// to have done is never its past, whatever boot it tells of.
     ///
     /// # Errors
     /// When the history cannot be read.
@@ -284,7 +285,7 @@ impl History {
             |row| row.get(0),
         )?;
         let machine = id.or_else(|| by_boot.into_iter().next());
-        let condition = "machine = ?1 OR node = ?3 AND boot = '' OR boot <> '' AND (boot = ?2 \
+        let condition = "machine = ?1 OR node = ?3 AND boot = '' OR boot <> '' AND machine = node AND (boot = ?2 \
              OR boot IN (SELECT boot FROM event WHERE machine = ?1))";
         let events = self.select(
             condition,
@@ -357,8 +358,8 @@ impl History {
     pub fn marked_since(&self, since: Timestamp) -> Result<BTreeSet<String>, HistoryError> {
         self.rows(
             "SELECT DISTINCT coalesce((SELECT known.machine FROM event AS known WHERE known.boot = event.boot \
-             AND known.boot <> '' AND known.machine <> known.node ORDER BY known.id DESC LIMIT 1), machine) \
-             FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
+             AND event.machine = event.node AND known.boot <> '' AND known.machine <> known.node \
+             ORDER BY known.id DESC LIMIT 1), machine) FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
              (SELECT 1 FROM event AS later WHERE later.what = 'failed' AND later.id > event.id \
              AND later.machine = event.machine AND later.run = event.run AND later.boot = event.boot))",
             &[&since.to_string()],

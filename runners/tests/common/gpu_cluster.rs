@@ -9,8 +9,8 @@ use super::{Dhc, Outcome, outcome};
 
 const SLOW: &str = include_str!("../../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
 
-/// Makes of a table that of `n` ranks.
-const OF_RANKS: &str = r#"
+/// Makes of a table that of `n` ranks, for awk.
+pub(crate) const OF_RANKS: &str = r#"
 /^# *Rank /{ if (!told) for (rank = 0; rank < n; rank++) print "Rank " rank " Pid 1 on n device 0 [0x1b] NVIDIA"; told = 1; next }
 NF == 13 && $1 ~ /^[0-9]+$/ { $8 = sprintf("%.2f", $7 * 2 * (n - 1) / n); $12 = sprintf("%.2f", $11 * 2 * (n - 1) / n) }
 { print }"#;
