@@ -99,6 +99,26 @@ fn ranks_that_still_get_further_when_the_time_is_up_accuse_nobody() {
     assert!(error.contains("--deadline is too short"), "{error}");
 }
 
+/// Groups whose nodes are like `groups` tell for ever that these nodes have entered so many collectives, and all others 5; the
+/// rest passes.
+fn stands_still(groups: &str, these: &str, entered: u64) -> String {
+    format!(
+        r#"
+        case ",$nodes," in
+        {groups})
+            while :; do
+                rank=0
+                for node in $nodes; do
+                    case "$node" in {these}) at $rank collective {entered} ;; *) at $rank collective 5 ;; esac
+                    rank=$((rank + 1))
+                done
+                sleep 0.5
+            done ;;
+        esac
+        passes"#
+    )
+}
+
 #[test]
 fn ranks_that_had_no_time_to_say_hello_are_not_gone() {
     let late = r#"hello() {
@@ -112,19 +132,7 @@ fn ranks_that_had_no_time_to_say_hello_are_not_gone() {
 #[test]
 fn a_path_that_passes_nothing_accuses_neither_of_its_ends() {
     // Whoever has both ends in its group stands still, and both of them have entered fewer collectives than the others.
-    let path = r#"
-        case ",$nodes," in
-        *,na,*ne,*)
-            while :; do
-                rank=0
-                for node in $nodes; do
-                    case "$node" in na|ne) at $rank collective 4 ;; *) at $rank collective 5 ;; esac
-                    rank=$((rank + 1))
-                done
-                sleep 0.5
-            done ;;
-        esac
-        passes"#;
+    let path = &stands_still("*,na,*ne,*", "na|ne", 4);
     let eight = ["na", "nb", "nc", "nd", "ne", "nf", "ng", "nh"];
     let outcome = run(slurm(&eight, BY_ITS_NAME, path), &["--deadline", "4s"]);
     assert_nobody_is_accused_or_named(&outcome);
@@ -137,19 +145,7 @@ fn a_path_that_passes_nothing_accuses_neither_of_its_ends() {
 
 #[test]
 fn a_rank_that_says_what_cannot_be_makes_nobody_else_look_bad() {
-    let lies = r#"
-        case ",$nodes," in
-        *,nb,*)
-            while :; do
-                rank=0
-                for node in $nodes; do
-                    case "$node" in nb) at $rank collective 9223372036854775808 ;; *) at $rank collective 5 ;; esac
-                    rank=$((rank + 1))
-                done
-                sleep 0.5
-            done ;;
-        esac
-        passes"#;
+    let lies = &stands_still("*,nb,*", "nb", 9223372036854775808);
     let outcome = run(slurm(&FOUR, BY_ITS_NAME, lies), &["--deadline", "4s"]);
     let cluster = outcome.report.cluster.as_ref().unwrap();
     assert_eq!(nodes(&outcome, Status::Fail), ["nb"], "{cluster:#?}");
