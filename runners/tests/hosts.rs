@@ -170,6 +170,27 @@ fn an_xid_is_found_and_its_own_word_counts() {
     );
 }
 
+/// The kernel knows a GPU by its address alone; who has it replaced wants to hear its UUID.
+#[test]
+fn a_gpu_that_the_kernel_complains_of_is_told_with_its_uuid() {
+    let line =
+        "NVRM: Xid (PCI:0000:b9:00): 64, pid='<unknown>', name=<unknown>, row remapper failure";
+    let outcome = Dhc::on(FakeNode::p5_48xlarge().logs(line)).run(&["--tag", "quick"]);
+    let gpus = &outcome.check("gpu-count").record.devices;
+    let at = |bdf: &str| {
+        let identity = gpus.iter().map(|gpu| &gpu.identity);
+        let mut here = identity.filter(|identity| identity["bdf"] == bdf);
+        here.next().expect("a GPU has this address")["uuid"].clone()
+    };
+    let faults = &outcome.report.nodes[0].faults;
+    let fault = faults
+        .iter()
+        .find(|fault| fault.check == "host")
+        .expect("the host check fails");
+    assert_eq!(fault.finding.subject.name, "0000:b9:00.0");
+    assert_eq!(fault.device["uuid"], at("0000:b9:00.0"));
+}
+
 #[test]
 fn an_application_s_xid_and_a_killed_process_do_not_fail_the_host() {
     let xid = "NVRM: Xid (PCI:0000:b9:00): 31, pid=1234, name=python, Ch 00000010, MMU Fault";

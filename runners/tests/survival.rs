@@ -8,6 +8,7 @@
 mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -1190,6 +1191,33 @@ fn a_threshold_file_that_never_ends_or_never_answers_is_refused() {
     let mut validate = Command::new(env!("CARGO_BIN_EXE_dhc"));
     let output = validate.args(["thresholds", "validate"]).arg(link).output();
     assert!(output.unwrap().status.success());
+}
+
+/// Before anything is measured there is no partial result to write, and so nothing to wait for.
+#[test]
+fn sigterm_ends_a_run_that_waits_for_its_threshold_file() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let place = dhc.state.path().join("nfs");
+    std::fs::create_dir(&place).unwrap();
+    let dead = DeadFileSystem::on(&place);
+    let file = place.join("mine.toml");
+    let mut child = dhc
+        .command("run", &["--thresholds", file.to_str().unwrap()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for the file");
+    let begun = Instant::now();
+    Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
+    let exit = child.wait().unwrap();
+    assert_eq!(exit.signal(), Some(15));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(dead);
+    assert!(dhc.runs().is_empty());
 }
 
 #[test]

@@ -366,7 +366,8 @@ pub enum ReportError {
     },
 }
 
-/// Every device that a check saw, once; several checks may know different things of the same device.
+/// Every device that a check saw, once; several checks may know different things of the same device, and under different
+/// names: the kernel's log calls a GPU by its address on the bus, and recovery tooling looks for the UUID.
 fn devices(checks: &[CheckReport]) -> Vec<Device> {
     let mut all: BTreeMap<_, Device> = BTreeMap::new();
     for device in checks.iter().flat_map(|check| &check.record.devices) {
@@ -379,6 +380,25 @@ fn devices(checks: &[CheckReport]) -> Vec<Device> {
                 .identity
                 .entry(key.clone())
                 .or_insert_with(|| value.clone());
+        }
+    }
+    let mut at_address: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for device in all.values() {
+        if let Some(bdf) = device.identity.get("bdf") {
+            let known = at_address.entry(bdf.clone()).or_default();
+            let new = device
+                .identity
+                .iter()
+                .filter(|(key, _)| !known.contains_key(*key));
+            let new: Vec<_> = new
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect();
+            known.extend(new);
+        }
+    }
+    for device in all.values_mut() {
+        if let Some(bdf) = device.identity.get("bdf") {
+            device.identity = at_address[bdf].clone();
         }
     }
     all.into_values().collect()

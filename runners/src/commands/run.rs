@@ -52,13 +52,6 @@ pub(crate) fn run(args: RunArgs) -> Result<Exit, Failure> {
 }
 
 fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
-    for signal in [
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ] {
-        signal_hook::flag::register(signal, Arc::clone(&STOP))?;
-    }
     let environment = environment();
     let host = host(&args.machine, &environment);
     let mut machine = Machine::look(&host, &environment);
@@ -88,6 +81,14 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
             .entry(setting.check.clone())
             .or_default()
             .insert(setting.option.clone(), setting.value.clone());
+    }
+    // Until here a signal ends dhc at once, whatever file it waits for: nothing has begun, so nothing can be lost.
+    for signal in [
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGHUP,
+    ] {
+        signal_hook::flag::register(signal, Arc::clone(&STOP))?;
     }
     let id = ulid::Ulid::new().to_string();
     let now = jiff::Timestamp::now();
