@@ -193,7 +193,21 @@ fn context_without_a_limit_decides_nothing() {
 
 #[test]
 fn a_required_metric_that_is_missing_is_unknown() {
-    assert_eq!(status(vec![STATE.of(nic(0), "up")]), Status::Unknown);
+    let mut record = Record::new("nic-test", Ending::Finished);
+    record.measurements = vec![STATE.of(nic(0), "up")];
+    // Also where the table does not say how many are due.
+    let text = LIMITS.replace("subjects = { hardware = \"efa\" }\n", "");
+    let found = judge(&record, METRICS, &table(&text)).findings;
+    let unknown = found
+        .iter()
+        .filter(|finding| finding.status == Status::Unknown);
+    let unknown: Vec<_> = unknown
+        .map(|finding| (finding.metric.as_str(), finding.message.as_str()))
+        .collect();
+    assert_eq!(
+        unknown,
+        [("nic.speed", "the check finished without measuring it")]
+    );
 }
 
 #[test]
