@@ -265,7 +265,7 @@ fn a_neuron_error_behind_a_prefix_accuses_its_device_or_the_node() {
             "neuron5",
         ),
         (
-            "x NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR affecting neuron devices",
+            "NRT NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR affecting neuron devices",
             "node",
         ),
     ] {

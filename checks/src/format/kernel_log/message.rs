@@ -35,9 +35,11 @@ pub(super) fn what(message: &str) -> Option<What> {
         .or_else(|| machine_check(message))
 }
 
-/// `PCI:0000:b9:00): 79, pid=1234, name=python, GPU has fallen off the bus.`
+/// `PCI:0000:b9:00): 79, pid=1234, name=python, GPU has fallen off the bus.`, and `PCI:0000:b9:00 GPU-I:05): 94, ...` of an
+/// instance of a divided GPU, which is one piece of hardware with all others.
 fn xid(rest: &str) -> Option<What> {
     let (place, rest) = rest.split_once("): ")?;
+    let place = place.split(' ').next()?;
     let bdf = whole_bdf(place.strip_prefix("PCI:").unwrap_or(place))?;
     let digits = rest
         .find(|c: char| !c.is_ascii_digit())
@@ -97,18 +99,26 @@ fn sxid(message: &str) -> Option<What> {
     })
 }
 
-/// `NEURON_HW_ERR=SRAM_UNCORRECTABLE_ERROR instance-id=.. nd-id=0 nc-id=0 serial-num=.. action=TERMINATE_INSTANCE`, with
-/// anything before the mark, `neuron0: ` for one, and `device=0` or nothing in place of `nd-id=0`.
+/// `NEURON_HW_ERR=SRAM_UNCORRECTABLE_ERROR instance-id=.. nd-id=0 nc-id=0 serial-num=.. action=TERMINATE_INSTANCE`, with a
+/// stamp or `neuron0: ` before the mark, and `device=0` or nothing in place of `nd-id=0`.
+///
+/// The kernel also prints names that processes gave themselves (up to 15 bytes) and their programs: neither may look like
+/// such a line.
 fn neuron(message: &str) -> Option<What> {
-    // What audit prints holds the words of processes.
-    let (before, rest) = message
-        .split_once("NEURON_HW_ERR=")
-        .filter(|_| !message.starts_with("audit: "))?;
+    let (before, rest) = message.split_once("NEURON_HW_ERR=")?;
+    let is_stamp_or_driver = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_digit())
+            || word.starts_with("neuron")
+            || word.starts_with("NRT")
+    };
+    if !before.split_whitespace().all(is_stamp_or_driver) {
+        return None;
+    }
     let error = rest.split_whitespace().next()?;
-    let known = error
+    let is_name = error
         .bytes()
-        .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-        && error.len() <= 64;
+        .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    let known = is_name && (5..=64).contains(&error.len());
     let number = |key: &str| {
         let mut words = rest.split([' ', '\t', ',']);
         words.find_map(|word| word.strip_prefix(key)?.parse().ok())
@@ -191,17 +201,8 @@ fn machine_check(message: &str) -> Option<What> {
     let said = message.strip_prefix("mce: ").unwrap_or(message);
     let said = said.strip_prefix("[Hardware Error]: ").unwrap_or(said);
     let marked = said.len() != message.len();
-    if let Some(rest) = message
-        .strip_prefix("EDAC MC")
-        .or_else(|| message.strip_prefix("EDAC "))
-    {
-        let words: Vec<&str> = rest.split_whitespace().take(4).collect();
-        let at = |word: &str| words.contains(&word);
-        return match (at("UE"), at("CE")) {
-            (true, _) => Some(What::HardwareError),
-            (false, true) => Some(What::Corrected),
-            (false, false) => None,
-        };
+    if let Some(rest) = message.strip_prefix("EDAC MC") {
+        return memory_controller(rest);
     }
     if !marked {
         let panics = message.starts_with("Kernel panic - not syncing: Fatal machine check");
@@ -216,16 +217,34 @@ fn machine_check(message: &str) -> Option<What> {
         return Some(What::HardwareError);
     }
     // `CPU 3: Machine Check: 0 Bank 7: 8c00004000010091`: bit 61 (UC) of the status tells which it is (Intel SDM 15.3.2.2).
-    let status = said
-        .strip_prefix("CPU ")
-        .filter(|rest| rest.contains("Machine Check"))
-        .and_then(|rest| rest.rsplit(' ').next());
-    let status = u64::from_str_radix(status?, 16).ok()?;
+    let (cpu, rest) = said.strip_prefix("CPU ")?.split_once(": Machine Check")?;
+    is_number(cpu).then_some(())?;
+    let status = u64::from_str_radix(rest.rsplit(' ').next()?, 16).ok()?;
     Some(if status >> 61 & 1 == 1 {
         What::HardwareError
     } else {
         What::Corrected
     })
+}
+
+/// `0: 1 UE memory read error on CPU_SrcID#0_Channel#1 (channel:1 slot:0 page:0x12 ...)` behind `EDAC MC`. The whole shape
+/// counts: a process may call itself `EDAC MC0: 1 UE`, and the kernel prints that name when it crashes.
+fn memory_controller(rest: &str) -> Option<What> {
+    let (controller, rest) = rest.split_once(": ")?;
+    let (count, rest) = rest.split_once(' ')?;
+    let (kind, said) = rest.split_once(' ')?;
+    let (_, place) = said.split_once("on ")?.1.split_once(" (")?;
+    let is_place = place.split_whitespace().next()?.contains(':') && !said.starts_with('[');
+    let whole = is_number(controller) && is_number(count) && is_place;
+    match kind {
+        "UE" if whole => Some(What::HardwareError),
+        "CE" if whole => Some(What::Corrected),
+        _ => None,
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A PCI address with domain and function, in lower case: `0000:b9:00` becomes `0000:b9:00.0`.

@@ -5,7 +5,7 @@
 //! or through syslog (`... kernel: text`). Any process of root can write to `/dev/kmsg`, so a record whose facility is
 //! not the kernel's accuses nothing, and a driver's mark counts only where its message begins. The mark of a Neuron error
 //! is the exception: the runtime hands its line to the driver, which prints it as the kernel's (`ncdev_printk` of
-//! aws-neuron-driver), and what stands before the mark differs from one version to the next.
+//! aws-neuron-driver), and a stamp or the driver's name may stand before the mark.
 
 mod envelope;
 mod firmware;

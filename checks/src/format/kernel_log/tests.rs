@@ -78,6 +78,53 @@ fn a_process_name_may_hold_anything() {
     assert_eq!(events(text), [xid_79()]);
 }
 
+/// The kernel prints the name that a process gave itself (15 bytes) and that of its program, as `segfault`, the OOM killer and
+/// others do (`arch/x86/mm/fault.c`, `mm/oom_kill.c`, `fs/exec.c` of Linux).
+#[test]
+fn names_of_processes_and_programs_accuse_nothing() {
+    for name in [
+        "EDAC MC0: 1 UE ",
+        "EDAC MC0: 1 CE",
+        "NEURON_HW_ERR=X",
+        "mce: Uncorrecte",
+        "mce: CPU 3: Mac",
+        "I/O error, dev ",
+        "a: AER: Uncorre",
+    ] {
+        for line in [
+            format!(
+                "{name}[1234]: segfault at 0 ip 55d0 sp 7ffe error 4 in a.out[55d0+1000] likely on CPU 1 (core 1, socket 0)"
+            ),
+            format!(
+                "{name} invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0"
+            ),
+            format!("CPU: 3 PID: 1 Comm: {name} Not tainted 6.1.0"),
+        ] {
+            assert_eq!(events(&format!("4,9,99000000,-;{line}\n")), [], "{line}");
+        }
+    }
+    let program = "NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR nd-id=0";
+    for line in [
+        format!("a.out[1234]: segfault at 0 ip 55d0 sp 7ffe error 4 in {program}[55d0+1000]"),
+        format!(
+            "traps: a.out[1234] trap invalid opcode ip:55d0 sp:7ffe error:0 in {program}[55d0+1000]"
+        ),
+        format!("process '/tmp/ {program}' started with executable stack"),
+    ] {
+        assert_eq!(events(&format!("4,9,99000000,-;{line}\n")), [], "{line}");
+    }
+}
+
+#[test]
+fn an_error_of_a_part_of_a_gpu_is_one_of_the_gpu() {
+    for place in ["GPU-I:05", "GPU-I:01 GPU-CI:00"] {
+        let line = format!(
+            "NVRM: Xid (PCI:0000:b9:00 {place}): 95, pid=7, name=x, Uncontained ECC error\n"
+        );
+        assert_eq!(classes(&line), ["gpu.memory.uncorrectable_now"]);
+    }
+}
+
 #[test]
 fn old_and_short_xid_lines_are_read() {
     for text in [
@@ -297,11 +344,15 @@ fn machine_checks_are_told_apart_by_severity() {
         ["host.kernel.corrected"]
     );
     assert_eq!(
-        class("EDAC MC0: 1 UE memory read error on CPU_SrcID#0\n"),
+        class(
+            "EDAC MC0: 1 UE memory read error on CPU_SrcID#0_Channel#1 (channel:1 slot:0 page:0x12 offset:0x0)\n"
+        ),
         ["host.kernel.mce"]
     );
     assert_eq!(
-        class("EDAC MC0: 1 CE memory read error on CPU_SrcID#0\n"),
+        class(
+            "EDAC MC12: 1 CE on mc#12csrow#2channel#1 (csrow:2 channel:1 page:0x5 offset:0x0 grain:64 syndrome:0x0)\n"
+        ),
         ["host.kernel.corrected"]
     );
     assert_eq!(
