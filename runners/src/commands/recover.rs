@@ -180,13 +180,22 @@ fn as_before(
     thresholds: Option<&Path>,
 ) -> Result<Vec<OsString>, Failure> {
     let mut args: Vec<OsString> = Vec::new();
+    let recorded = &again.result.run.options;
     for check in &again.checks {
-        let options = again.result.run.options.get(*check);
+        let options = recorded.as_ref().and_then(|all| all.get(*check));
         for (option, value) in options.into_iter().flatten() {
             args.extend(["--set".into(), format!("{check}.{option}={value}").into()]);
         }
     }
     let (run, rules) = (&again.result.run.id, again.judged_by);
+    if recorded.is_none() {
+        eprintln!(
+            "dhc: the result of run {run} is of dhc {}, which did not record with which options it measured; {} will run \
+             with the defaults, so give the node back by hand if the run had others",
+            again.result.run.dhc,
+            list(&again.checks, ", ")
+        );
+    }
     let is_it = |chosen: &tables::Chosen| chosen.judged_by.sha256 == rules.sha256;
     if rules.origin == tables::BUILT_IN {
         let detected = here.identity.instance_type.as_deref();

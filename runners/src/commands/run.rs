@@ -108,7 +108,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
             .iter()
             .map(|(name, value)| (name.clone(), redact::value(name, value)))
             .collect(),
-        options: options.clone(),
+        options: Some(options.clone()),
     };
     let keeper = Keeper {
         store: Store::open(
