@@ -15,9 +15,7 @@ use dhc_runners::render::recovery;
 use dhc_runners::tables;
 use dhc_thresholds::Report;
 
-use super::{
-    Failure, environment, host, machine_args, paper, print, print_document, state, stored,
-};
+use super::{Failure, environment, host, machine_args, paper, print, print_json, state, stored};
 
 pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
     match command {
@@ -53,7 +51,7 @@ pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
             let applied =
                 recover::apply(&plan, &policy, scheduler.as_ref(), &mut history, &mut log)?;
             match recovery.format {
-                Format::Json => print_document(&(serde_json::to_string_pretty(&applied)? + "\n"))?,
+                Format::Json => print_json(&(serde_json::to_string_pretty(&applied)? + "\n"))?,
                 Format::Table => {
                     print(&(recovery::plan(&plan, paper()) + &recovery::done(&applied.nodes)))?
                 }
@@ -288,7 +286,7 @@ fn plan_of(results: &[Report], policy: &Policy, history: &History) -> Result<Pla
 
 fn show_plan(plan: &Plan, format: Format) -> Result<Exit, Failure> {
     match format {
-        Format::Json => print_document(&(serde_json::to_string_pretty(plan)? + "\n")),
+        Format::Json => print_json(&(serde_json::to_string_pretty(plan)? + "\n")),
         Format::Table => print(&recovery::plan(plan, paper())),
     }
 }
@@ -309,13 +307,13 @@ pub(crate) fn past(
             offenders.push((machine, node, times, attempts));
         }
         return match format {
-            Format::Json => print_document(&recovery::offenders_json(&offenders)),
+            Format::Json => print_json(&recovery::offenders_json(&offenders)),
             Format::Table => print(&recovery::offenders(&offenders, paper())),
         };
     };
     let events = history.of_node(node)?;
     match format {
-        Format::Json => print_document(&(serde_json::to_string_pretty(&events)? + "\n")),
+        Format::Json => print_json(&(serde_json::to_string_pretty(&events)? + "\n")),
         Format::Table if events.is_empty() => print(&format!("nothing is known of `{node}`\n")),
         Format::Table => print(&recovery::history(&events, paper())),
     }

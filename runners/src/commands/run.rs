@@ -168,7 +168,7 @@ impl Keeper {
                     eprintln!("dhc: nobody takes the measurements: {error}; they are kept here");
                 }
             }
-            None => drop(show(report, &document, args.format)?),
+            None => drop(show(report, args.format)?),
         }
         if let Some(error) = journal_broken {
             eprintln!("dhc: the journal could not be kept: {error}");
