@@ -452,7 +452,7 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
 #[test]
 fn a_node_of_another_name_is_this_machine_if_kubernetes_says_so_and_else_is_left_out() {
     let boot = |boot: &str| {
-        FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", &format!("{boot}\n"))
+        FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
     };
     // A machine outside of EC2 has no instance id of its own.
     let without_id = || boot("b2").file("/sys/class/dmi/id/board_asset_tag", "Default string\n");

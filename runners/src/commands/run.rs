@@ -82,6 +82,13 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
     if let Some(said) = machine.contradiction() {
         eprintln!("dhc: warning: {}", render::printable(&said));
     }
+    if let (true, Some(why)) = (chosen.table.is_generic(), machine.unread.first()) {
+        let said = format!(
+            "neither the instance type nor all hardware can be told ({why}), so checks run that may have nothing to look at; \
+             name the type with --instance-type"
+        );
+        eprintln!("dhc: warning: {}", render::printable(&said));
+    }
     let mut options: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for setting in &args.settings {
         options
