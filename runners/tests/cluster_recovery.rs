@@ -327,7 +327,8 @@ fn a_reboot_and_a_replacement_are_asked_for_letter_by_letter_and_once() {
     assert_eq!(cluster.mark("h3"), untouched);
     // Once more: nothing is done, not even the same again, which would move the time in Slurm's reason.
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(cluster.apply(&policy, &results), (0, Vec::new()));
+    let again = vec!["h1 held".to_owned(), "h2 held".to_owned()];
+    assert_eq!(cluster.apply(&policy, &results), (0, again));
     assert_eq!((cluster.mark("h1"), cluster.mark("h2")), (reboot, replace));
     assert_eq!(cluster.history("h1"), ["begun reboot", "done reboot"]);
     assert_eq!(cluster.history("h2"), ["begun replace", "done replace"]);
@@ -393,7 +394,10 @@ fn a_drained_node_finishes_its_job_and_comes_back_when_it_passes_again() {
         ["begun reboot", "done reboot", "returned reboot"]
     );
     // The old result asks for nothing any more.
-    assert_eq!(cluster.apply(&policy, &[&lost]), (0, Vec::new()));
+    assert_eq!(
+        cluster.apply(&policy, &[&lost]),
+        (0, vec!["h1 held".to_owned()])
+    );
     assert_eq!(cluster.mark("h1").1, None);
 }
 
@@ -512,7 +516,8 @@ fn a_third_node_within_the_hour_is_too_many() {
     let results = ["h1", "h2", "h3"].map(|host| cluster.result(LOST, host, "b1"));
     let all = results.each_ref().map(PathBuf::as_path);
     // All at once touches none of them, and one after the other not the third.
-    assert_eq!(cluster.apply(&policy, &all), (4, Vec::new()));
+    let held = ["h1", "h2", "h3"].map(|host| format!("{host} held"));
+    assert_eq!(cluster.apply(&policy, &all), (4, held.to_vec()));
     assert_eq!(
         ["h1", "h2", "h3"].map(|host| cluster.mark(host).1),
         [None, None, None]

@@ -326,7 +326,7 @@ fn node() -> Value {
             "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
         },
         "spec": {
-            "providerID": "aws:///use1-az1/i-0n1",
+            "providerID": "aws:///use1-az1/i-0a1b2c3d4e5f60718",
             "taints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}],
             "fieldOfTomorrow": {"kept": true},
         },
@@ -375,7 +375,7 @@ fn a_replacement_is_asked_for_in_hyperpod_s_own_words() {
     let said = message.as_str().unwrap();
     assert!(
         said.starts_with(&format!(
-            "dhc:nvlink.link_down:{run}:replace nvlink.link_down: "
+            "dhc:nvlink.link_down:{run}:replace:b1 nvlink.link_down: "
         )),
         "{said}"
     );
@@ -411,7 +411,7 @@ fn a_replacement_is_asked_for_in_hyperpod_s_own_words() {
     });
     expected["spec"]["taints"] = json!([
         {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"},
-        {"key": "sagemaker.amazonaws.com/node-health-status", "value": "Unschedulable", "effect": "NoSchedule"},
+        {"key": "sagemaker.amazonaws.com/node-health-status", "value": "Unschedulable", "effect": "NoSchedule", "timeAdded": now},
     ]);
     assert_eq!(state.writes[1].body, expected);
     assert_eq!(api.history(), ["begun", "done"]);
@@ -428,7 +428,8 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
         "UnschedulablePendingReboot"
     );
     let writes = api.state().writes.len();
-    assert_eq!(api.apply(&policy, &result), (0, json!([])));
+    let (exit, again) = api.apply(&policy, &result);
+    assert_eq!((exit, &again[0]["outcome"]), (0, &"held".into()));
     assert_eq!(api.state().writes.len(), writes, "it was done again");
     let output = api.verify(&policy, &result);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -471,15 +472,7 @@ fn a_node_of_another_name_is_this_machine_if_kubernetes_says_so_and_else_is_left
         ("another boot", None, "b0", boot("b2"), false),
         ("nothing", None, "", without_id(), false),
     ] {
-        let mut there = node();
-        match provider {
-            Some(provider) => there["spec"]["providerID"] = provider.into(),
-            None => drop(there["spec"].as_object_mut().unwrap().remove("providerID")),
-        }
-        if !of_node.is_empty() {
-            there["status"]["nodeInfo"] = json!({"bootID": of_node});
-        }
-        let api = Api::with(there, Mood::Well);
+        let api = Api::with(node(), Mood::Well);
         let (policy, result) = (api.policy("default"), api.result(LOST));
         // What a whole cluster's result says of a node does not tell which machine it is.
         let mut report: Value = serde_json::from_slice(&std::fs::read(&result).unwrap()).unwrap();
@@ -487,6 +480,15 @@ fn a_node_of_another_name_is_this_machine_if_kubernetes_says_so_and_else_is_left
         identity.remove("instance_id");
         std::fs::write(&result, report.to_string()).unwrap();
         assert_eq!(api.apply(&policy, &result).0, 0, "{what}");
+        let mut there = api.node();
+        match provider {
+            Some(provider) => there["spec"]["providerID"] = provider.into(),
+            None => drop(there["spec"].as_object_mut().unwrap().remove("providerID")),
+        }
+        if !of_node.is_empty() {
+            there["status"]["nodeInfo"] = json!({"bootID": of_node});
+        }
+        api.state().node = there;
         let output = api.verify_on(here, "box", &policy, &result);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(

@@ -1,4 +1,5 @@
-//! From results to action, by the built program: `scontrol` is a script here that keeps the state of each node in a file. The same against a real slurmctld stands in `cluster.rs`.
+//! From results to action, by the built program: `scontrol` is a script here that keeps state and reason of each node in a
+//! file, whose time is that of the reason. The same against a real slurmctld stands in `cluster_recovery.rs`.
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -38,19 +39,22 @@ impl Site {
              echo \"NodeName=$name Arch=x86_64 CoresPerSocket=1 \"\n\
              echo \"   NodeAddr=$name NodeHostName=$name Version=22.05.8\"\n\
              echo \"   State=$state ThreadsPerCore=1 TmpDisk=0 Weight=1 Owner=N/A MCS_label=N/A\"\n\
+             if [ -e \"{nodes}/$name.boot\" ]; then echo \"   BootTime=$(cat \"{nodes}/$name.boot\") SlurmdStartTime=None\"; fi\n\
              if [ -s \"{nodes}/$name.comment\" ]; then echo \"   Comment=$(cat \"{nodes}/$name.comment\")\"; fi\n\
-             if [ -n \"$reason\" ]; then echo \"   Reason=$reason [root@2026-01-02T03:04:05]\"; fi\n\
+             if [ -e \"{nodes}/$name.instance\" ]; then echo \"   InstanceId=$(cat \"{nodes}/$name.instance\") InstanceType=p5\"; fi\n\
+             if [ -n \"$reason\" ]; then at=$(date -r \"{nodes}/$name\" +%Y-%m-%dT%H:%M:%S); echo \"   Reason=$reason [root@$at]\"; fi\n\
              exit;;\n\
              'show reservation') cat \"{here}/reservations\" 2>/dev/null || echo 'No reservations in the system'; exit;;\n\
              'show hostnames') echo \"$3\" | tr , '\\n'; exit;;\n\
              'delete '*) rm \"{here}/reservations\"; exit;;\n\
              esac\n\
+             state=\n\
              for word in \"$@\"; do case $word in\n\
              nodename=*) node=${{word#*=}};; state=*) state=${{word#*=}};; reason=*) reason=${{word#*=}};;\n\
-             comment=*) comment=${{word#*=}};; esac; done\n\
+             comment=*) echo \"${{word#*=}}\" > \"{here}/comment\";; esac; done\n\
              if [ -e \"{here}/hold-before\" ]; then touch \"{here}/held\"; sleep 60; fi\n\
-             echo \"$comment\" > \"{nodes}/$node.comment\"\n\
-             case $state in resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac\n\
+             if [ -e \"{here}/comment\" ]; then mv \"{here}/comment\" \"{nodes}/$node.comment\"; fi\n\
+             case $state in '') ;; resume) rm -f \"{nodes}/$node\";; *) echo \"$state|$reason\" > \"{nodes}/$node\";; esac\n\
              if [ -e \"{here}/hold-after\" ]; then touch \"{here}/held\"; sleep 60; fi"
         );
         let tools = FakeNode::plain().tool("scontrol").runs(&scontrol);
@@ -117,11 +121,15 @@ impl Site {
         command
             .args(["recover", what, "--format", "json", "--policy"])
             .arg(policy)
-            .arg("--history")
-            .arg(self.path("history.sqlite"))
+            .arg("--state")
+            .arg(self.path("head"))
             .arg("--tools")
             .arg(self.tools.tools())
             .args(results);
+        let history = self.path("history.sqlite");
+        if what == "apply" || history.exists() {
+            command.arg("--history").arg(history);
+        }
         command
     }
 
@@ -148,7 +156,7 @@ impl Site {
         let calls = self.tools.calls("scontrol");
         calls
             .iter()
-            .filter(|call| call.starts_with("update "))
+            .filter(|call| call.starts_with("update ") && call.contains("state="))
             .count()
     }
 
@@ -221,7 +229,6 @@ fn outcomes(said: &str) -> Vec<String> {
         .collect()
 }
 
-const NOTHING: [&str; 0] = [];
 const LOST: &str = "p5.48xlarge-gpu-lost";
 const SOUND: &str = "p5.48xlarge";
 
@@ -273,7 +280,7 @@ fn an_action_is_done_once_and_remembered() {
         marked.starts_with("drain|dhc:gpu.lost:") && marked.ends_with(":reboot"),
         "{marked}"
     );
-    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), ["n1 held"]);
     assert_eq!(site.acts(), 1, "it was done again");
     let history = site.history("n1");
     let kinds: Vec<&str> = history
@@ -386,7 +393,8 @@ fn a_result_that_has_expired_touches_no_node() {
             .contains("expired"),
         "{plan}"
     );
-    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), NOTHING);
+    assert_eq!(outcomes(&site.apply(&policy, &[&lost], 0)), ["n1 held"]);
+    assert_eq!(site.acts(), 0);
 }
 
 #[test]
@@ -427,7 +435,7 @@ fn two_who_apply_the_same_at_once_do_it_once() {
         outcomes(&String::from_utf8(output.stdout).unwrap())
     });
     said.sort();
-    assert_eq!(said, [vec![], vec!["n1 done".to_owned()]]);
+    assert_eq!(said, [["n1 done"], ["n1 held"]]);
     assert_eq!(site.acts(), 1);
     assert_eq!(site.deeds("n1"), ["begun", "done"]);
 }
@@ -556,11 +564,15 @@ fn what_the_cluster_and_the_node_itself_say_is_of_one_node() {
         assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan}");
         assert_eq!(plan["steps"][0]["identity"]["instance_id"], "i-0n1");
     }
-    // Marked on the word of one, it is not marked again on the word of the other.
+    // Marked on the word of one, it is not marked again on the word of the other as long as it is marked.
     site.apply(&policy, &[&outside], 0);
     let plan = site.plan("default", &[&own]);
-    let held = plan["steps"][0]["held"].as_str().unwrap();
-    assert!(held.contains("has not come back since"), "{plan}");
+    let noted = plan["steps"][0]["noted"].as_str().unwrap();
+    assert!(noted.contains("if it still is"), "{plan}");
+    let said = site.apply(&policy, &[&own], 0);
+    assert_eq!(outcomes(&said), ["n1 held"]);
+    assert!(said.contains("for a reboot already"), "{said}");
+    assert_eq!(site.acts(), 1);
 }
 
 /// A table by which a p5.48xlarge lacks a GPU.

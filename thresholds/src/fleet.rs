@@ -30,6 +30,9 @@ const WIDESPREAD: usize = 5;
 pub struct FleetReport {
     /// The runs that were put together, oldest first.
     pub runs: Vec<String>,
+    /// The newest of them that tells of each node, by the node's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub newest: BTreeMap<String, String>,
     /// Nodes that were compared with nobody, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_compared: Vec<String>,
@@ -95,6 +98,10 @@ pub fn compare(
     let machines = machines(&ordered);
     let mut fleet = FleetReport {
         runs: ordered.iter().map(|report| report.run.id.clone()).collect(),
+        newest: machines
+            .iter()
+            .map(|machine| (machine.name.to_owned(), machine.newest.to_owned()))
+            .collect(),
         ..FleetReport::default()
     };
     let unknown = machines.iter().filter(|machine| machine.kind.is_none());
@@ -216,6 +223,8 @@ pub fn compare(
 struct Machine<'a> {
     name: &'a str,
     identity: &'a Identity,
+    /// The newest run that tells of it.
+    newest: &'a str,
     kind: Option<&'a str>,
     /// The last runs of each check that looked, oldest first.
     checks: Vec<(&'a str, Vec<&'a CheckReport>)>,
@@ -258,6 +267,7 @@ fn machines<'a>(ordered: &[&'a Report]) -> Vec<Machine<'a>> {
         Machine {
             name: &newest.name,
             identity: &newest.identity,
+            newest: &report.run.id,
             kind: kind.or(judged_by.filter(|name| *name != GENERIC)),
             checks,
         }

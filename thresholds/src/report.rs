@@ -348,7 +348,13 @@ impl Report {
                 found: envelope.schema,
             });
         }
-        serde_json::from_slice(text).map_err(ReportError::NotAReport)
+        serde_json::from_slice(text).map_err(|error| {
+            if error.classify() == serde_json::error::Category::Data {
+                ReportError::NotUnderstood(error)
+            } else {
+                ReportError::NotAReport(error)
+            }
+        })
     }
 }
 
@@ -358,6 +364,11 @@ pub enum ReportError {
     /// It is not JSON, or not of this shape.
     #[error("this is not a dhc result; it may have been cut short, look for the journal beside it")]
     NotAReport(#[source] serde_json::Error),
+    /// It is whole, and has words that this version does not know.
+    #[error(
+        "this dhc result holds what this dhc does not understand; use the dhc that wrote it, or a newer one"
+    )]
+    NotUnderstood(#[source] serde_json::Error),
     /// It is of another major version.
     #[error("expected schema `{REPORT_SCHEMA}`, found `{found}`; use the dhc that wrote it")]
     OtherSchema {

@@ -4,24 +4,27 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use dhc_checks::catalog;
 use dhc_checks::check::chain;
 use dhc_runners::Exit;
 use dhc_runners::cli::{Format, HistoryArgs, RecoverCommand, RecoveryArgs};
 use dhc_runners::machine::Machine;
-use dhc_runners::recover::{self, Again, Attempts, By, History, Log, Mode, Plan, Policy, Standing};
+use dhc_runners::recover::{self, Again, Attempts, History, Log, Mode, Plan, Policy, Verification};
 use dhc_runners::render::recovery;
 use dhc_runners::tables;
-use dhc_thresholds::Report;
+use dhc_thresholds::{Report, Status};
 
-use super::{Failure, environment, host, machine_args, paper, print, print_json, state, stored};
+use super::{
+    Failure, environment, host, machine_args, paper, print, print_json, show, state, stored,
+};
 
 pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
     match command {
         RecoverCommand::Plan { recovery, policy } => {
             let policy = Policy::load(&policy)?;
-            let history = History::read(&history_file(&recovery.history)?)?;
+            let history = History::read(&existing_history(&recovery.history)?)?;
             let plan = recovery_plan(&recovery, &policy, &history)?;
             show_plan(&plan, recovery.format)
         }
@@ -33,7 +36,7 @@ pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
         }
         RecoverCommand::Apply { recovery, policy } => {
             let policy = own_policy(&policy)?;
-            let mut history = History::write(&history_file(&recovery.history)?)?;
+            let mut history = written_history(&recovery.history)?;
             let plan = recovery_plan(&recovery, &policy, &history)?;
             if policy.mode == Mode::Observe {
                 show_plan(&plan, recovery.format)?;
@@ -60,7 +63,7 @@ pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
                 eprintln!("dhc: nobody was touched: {why}");
                 return Ok(Exit::Error);
             }
-            let all = applied.nodes.iter().all(|done| done.outcome.is_done());
+            let all = applied.nodes.iter().all(|done| done.outcome.is_settled());
             Ok(if all { Exit::Pass } else { Exit::Error })
         }
         RecoverCommand::Verify {
@@ -86,24 +89,25 @@ fn verify(
     let here = Machine::look(&host, &environment);
     let node = node.unwrap_or(&here.name);
     let scheduler = recover::scheduler(&policy, &host, &environment);
-    let history = history_file(&recovery.history)?;
     let results = results(recovery)?;
+    let seen = match policy.mode {
+        Mode::Observe => None,
+        Mode::Enforce => Some(scheduler.look(node)?),
+    };
     let verification = {
-        let history = History::read(&history)?;
-        let plan = plan_of(&results, &policy, &history)?;
-        let marked = match policy.mode {
-            Mode::Observe => None,
-            Mode::Enforce => match scheduler.look(node)? {
-                Standing::Marked {
-                    by: By::Dhc { run },
-                    ..
-                } => Some(run),
-                _ => None,
-            },
+        let history = History::read(&history_file(&recovery.history)?)?;
+        let known = history.of_node(node)?;
+        let fault_of = |run: &str| {
+            let event = known.iter().find(|event| event.run == run)?;
+            Some(event.fault.clone())
         };
-        let step = plan.steps.into_iter().find(|step| step.node == node);
-        let marks = history.not_returned(node)?;
-        recover::verification(node, &results, step, &marks, marked.as_deref(), &policy)?
+        let mark = seen.as_ref().and_then(|seen| seen.standing.mark());
+        let found = recover::verification(node, &results, mark, fault_of, &policy)?;
+        let machine = history.past(&found.step)?.machine;
+        Verification {
+            step: found.step.known_as(machine),
+            ..found
+        }
     };
     let step = &verification.step;
     let of_results = &step.identity.instance_id;
@@ -129,40 +133,80 @@ fn verify(
         )
         .into());
     }
+    if !verification.compared.is_empty() {
+        return Err(format!(
+            "{node} was found by `dhc compare` with {}, which tells it from its peers and cannot be seen on it alone; run the \
+             checks on it and on them again, compare the results, and give it back by hand if it passes",
+            list(&verification.compared, ", ")
+        )
+        .into());
+    }
     let again = verification.again.iter();
     let orders: Result<Vec<_>, Failure> = again
         .map(|again| Ok((again, as_before(again, &here, thresholds)?)))
         .collect();
     for (again, rules) in orders? {
         let program = std::env::current_exe()?;
-        let status = std::process::Command::new(program)
-            .args(["run", "--check", &list(&again.checks, ",")])
+        let output = std::process::Command::new(program)
+            .args([
+                "run",
+                "--format",
+                "json",
+                "--check",
+                &list(&again.checks, ","),
+            ])
             .args(rules)
             .args(machine_args(args))
-            .status()?;
-        let exit = match status.code() {
-            Some(0 | 1) => continue,
+            .stderr(Stdio::inherit())
+            .output()?;
+        let report = Report::parse(&output.stdout);
+        if let Ok(report) = &report {
+            show(report, recovery.format)?;
+        }
+        // A check that was left out has not passed, and a run knows no more of a check than it has of it.
+        let passed = |check: &&str| {
+            let report = report.as_ref().ok();
+            let mut checks = report
+                .into_iter()
+                .flat_map(|report| &report.nodes)
+                .flat_map(|node| &node.checks);
+            checks.any(|of_run| {
+                of_run.check == **check && matches!(of_run.status, Status::Pass | Status::Warn)
+            })
+        };
+        let mut wanting = again.checks.clone();
+        wanting.retain(|check| !passed(check));
+        let exit = match output.status.code() {
+            Some(0 | 1) if wanting.is_empty() => continue,
             Some(2) => Exit::Fail,
-            Some(3) => Exit::Unknown,
+            Some(0 | 1 | 3) => Exit::Unknown,
             _ => Exit::Error,
         };
         eprintln!(
             "dhc: {node} is not given back: {} did not pass again",
-            list(&again.checks, ", ")
+            list(
+                if wanting.is_empty() {
+                    &again.checks
+                } else {
+                    &wanting
+                },
+                ", "
+            )
         );
         return Ok(exit);
     }
-    if policy.mode == Mode::Observe {
+    let Some(seen) = seen else {
         eprintln!(
             "dhc: {node} passes; it is not given back, since the policy says mode = \"observe\""
         );
         return Ok(Exit::Pass);
-    }
-    let mut history = History::write(&history)?;
+    };
+    let mut history = written_history(&recovery.history)?;
     let mut to = log_file(recovery.log.as_deref())?;
     let now = jiff::Timestamp::now;
     let mut log = Log::new(&mut to, &now, &policy.version, scheduler.name());
-    match recover::give_back(step, &policy, scheduler.as_ref(), &mut history, &mut log)? {
+    let scheduler = scheduler.as_ref();
+    match recover::give_back(step, &seen, &policy, scheduler, &mut history, &mut log)? {
         Ok(what) => {
             eprintln!("dhc: {node}: {what}");
             Ok(Exit::Pass)
@@ -298,7 +342,7 @@ pub(crate) fn past(
 ) -> Result<Exit, Failure> {
     /// How many machines are shown.
     const MOST: usize = 20;
-    let history = History::read(&history_file(history)?)?;
+    let history = History::read(&existing_history(history)?)?;
     let now = jiff::Timestamp::now();
     let Some(node) = node else {
         let mut offenders = Vec::new();
@@ -317,6 +361,29 @@ pub(crate) fn past(
         Format::Table if events.is_empty() => print(&format!("nothing is known of `{node}`\n")),
         Format::Table => print(&recovery::history(&events, paper())),
     }
+}
+
+/// The history to be read; one that the user names has to be there, while nothing has to be known yet.
+fn existing_history(args: &HistoryArgs) -> Result<PathBuf, Failure> {
+    match &args.file {
+        Some(file) if !file.exists() => Err(format!(
+            "there is no history `{}`; look for a mistake in --history (`dhc recover apply` makes one)",
+            file.display()
+        )
+        .into()),
+        _ => history_file(args),
+    }
+}
+
+/// The history to be written, and a word if it is made for that.
+fn written_history(args: &HistoryArgs) -> Result<History, Failure> {
+    let file = history_file(args)?;
+    let is_new = !file.exists();
+    let history = History::write(&file)?;
+    if is_new {
+        eprintln!("dhc: made the history `{}`: there was none", file.display());
+    }
+    Ok(history)
 }
 
 fn history_file(args: &HistoryArgs) -> Result<PathBuf, Failure> {

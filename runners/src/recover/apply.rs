@@ -11,7 +11,7 @@ use super::history::{History, HistoryError, What};
 use super::log::{Level, Log};
 use super::plan::{Plan, Step};
 use super::policy::Policy;
-use super::scheduler::{By, Scheduler, SchedulerError, Standing};
+use super::scheduler::{By, Mark, RUNS_MAX, Scheduler, SchedulerError, Seen, Standing};
 
 /// What `schema` says in the document of what was done.
 pub(super) const DONE_SCHEMA: &str = "dhc.recovered/1";
@@ -30,7 +30,7 @@ pub struct Applied {
     /// Why nobody was touched, if the guards said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
-    /// The nodes that something was to be done to.
+    /// The nodes that something was to be done to, those as well that were held back.
     pub nodes: Vec<Done>,
 }
 
@@ -55,6 +55,8 @@ pub enum Outcome {
     Done,
     /// It had been done before, by a dhc that did not live to say so.
     DoneBefore,
+    /// It is not to be done now: there is something to be done first, or it has been asked for already.
+    Held,
     /// The node is in somebody else's hands.
     LeftAlone,
     /// The scheduler did not do it.
@@ -71,10 +73,16 @@ impl Outcome {
         matches!(self, Outcome::Done | Outcome::DoneBefore)
     }
 
+    /// Whether nothing was to be done that was not.
+    pub fn is_settled(self) -> bool {
+        self.is_done() || self == Outcome::Held
+    }
+
     const fn word(self) -> &'static str {
         match self {
             Outcome::Done => "done",
             Outcome::DoneBefore => "done_before",
+            Outcome::Held => "held",
             Outcome::LeftAlone => "left_alone",
             Outcome::Failed => "failed",
             Outcome::NotKnown => "not_known",
@@ -119,19 +127,15 @@ pub fn apply(
     let mut silent = None;
     for step in &plan.steps {
         history.add(&step.events(What::Seen, log.now(), &policy.version))?;
-        if !step.acts() {
-            if let Some(held) = &step.held {
-                log.of(step, Level::Warn, "held", &format!("Held back: {held}"))?;
-            }
-            continue;
-        }
-        let (outcome, what) = match &silent {
-            None => one(step, policy, scheduler, history, log, &mut silent)?,
-            Some(error) => (Outcome::NotTried, format!("not tried: {error}")),
+        let (outcome, what) = match (&step.held, &silent) {
+            (Some(held), _) => (Outcome::Held, format!("held back: {held}")),
+            (None, _) if !step.acts() => continue,
+            (None, None) => one(step, policy, scheduler, history, log, &mut silent)?,
+            (None, Some(error)) => (Outcome::NotTried, format!("not tried: {error}")),
         };
         let level = match outcome {
             Outcome::Done | Outcome::DoneBefore => Level::Info,
-            Outcome::LeftAlone => Level::Warn,
+            Outcome::Held | Outcome::LeftAlone => Level::Warn,
             Outcome::Failed | Outcome::NotKnown | Outcome::NotTried => Level::Error,
         };
         log.of(step, level, outcome.word(), &what)?;
@@ -167,27 +171,52 @@ fn one(
         Ok(seen) => seen,
         Err(error) => return Ok((Outcome::Failed, said(&error, silent))),
     };
-    if let Standing::Marked {
-        state,
-        words: found,
-        by,
-    } = &seen
-    {
-        if *by == By::Another {
-            return Ok((Outcome::LeftAlone, left_alone(state, found)));
+    if let Some(why) = seen.bearer.is_not_of(step) {
+        return Ok((Outcome::Held, format!("held back: {why}")));
+    }
+    // What stands on the node decides, not what the history remembers of it.
+    let mark = match &seen.standing {
+        Standing::InService => Mark::of(step, None),
+        Standing::Marked {
+            state,
+            words: found,
+            by: By::Another,
+        } => return Ok((Outcome::LeftAlone, left_alone(state, found))),
+        Standing::Marked {
+            state,
+            words: found,
+            by: By::Dhc(before),
+        } => {
+            let asked = Mark::of(step, None);
+            if before.covers(&asked) {
+                history.add(&step.events(What::Done, log.now(), &policy.version))?;
+                let what = format!("it is {state} already, `{found}`");
+                return Ok((Outcome::DoneBefore, what));
+            }
+            // What was asked for before this boot may have happened; what is more than this is asked for until it is taken back.
+            let is_past = before.is_of_another_boot(&asked) && before.action == action;
+            if before.action >= action && !is_past {
+                let what = format!(
+                    "held back: it is {state} for a {} already (`{found}`, on the word of run {}), which comes first",
+                    before.action,
+                    before.runs.join(", ")
+                );
+                return Ok((Outcome::Held, what));
+            }
+            Mark::of(step, Some(before))
         }
-        // The same words on the word of another run ask for something that may have happened since.
-        if *found == words && *by == mark_of(step) {
-            history.add(&step.events(What::Done, log.now(), &policy.version))?;
-            return Ok((
-                Outcome::DoneBefore,
-                format!("it is {state} already, `{found}`"),
-            ));
-        }
+    };
+    if mark.runs.len() > RUNS_MAX {
+        let what = format!(
+            "its mark would have to stand for {} runs, and has room for {RUNS_MAX}; find out why none of what was done \
+             helps, and give it back by hand",
+            mark.runs.len()
+        );
+        return Ok((Outcome::Failed, what));
     }
     history.add(&step.events(What::Begun, log.now(), &policy.version))?;
     log.of(step, Level::Error, "begun", &faulty_instance(step))?;
-    let refused = match scheduler.mark(step, &words, &seen, log.now()) {
+    let refused = match scheduler.mark(step, &words, &mark, &seen, log.now()) {
         Ok(()) => {
             history.add(&step.events(What::Done, log.now(), &policy.version))?;
             return Ok((Outcome::Done, format!("marked with `{words}`")));
@@ -197,9 +226,15 @@ fn one(
     let refused = said(&refused, silent);
     // A tool that was killed at its deadline, or lost its connection, may have been heard all the same.
     match scheduler.look(&step.node) {
-        Ok(Standing::Marked {
-            words: found, by, ..
-        }) if found == words && by == mark_of(step) => {
+        Ok(Seen {
+            standing:
+                Standing::Marked {
+                    words: found,
+                    by: By::Dhc(found_mark),
+                    ..
+                },
+            ..
+        }) if found == words && found_mark == mark => {
             history.add(&step.events(What::Done, log.now(), &policy.version))?;
             Ok((
                 Outcome::Done,
@@ -222,12 +257,14 @@ fn one(
     }
 }
 
-/// Gives a node back that dhc marked; says what was done, or why nothing was.
+/// Gives a node back that dhc marked, if it bears the mark still that it bore when it was `verified`; says what was done, or
+/// why nothing was.
 ///
 /// # Errors
 /// When the history or the log cannot be kept.
 pub fn give_back(
     step: &Step,
+    verified: &Seen,
     policy: &Policy,
     scheduler: &dyn Scheduler,
     history: &mut History,
@@ -235,33 +272,40 @@ pub fn give_back(
 ) -> Result<Result<String, String>, ApplyError> {
     let done = match scheduler.look(&step.node) {
         Err(error) => Err(chain(&error)),
-        Ok(Standing::InService) => {
+        Ok(seen) => match &seen.standing {
             // By a person, by HyperPod, or by a dhc that did not live to say so.
-            let was_marked = !history.not_returned(&step.node)?.is_empty();
-            let said = if was_marked {
-                "it is in service"
-            } else {
-                "it is in service, and was not marked"
-            };
-            // A run that keeps its nodes reserved marks none.
-            match scheduler.let_go(&step.node) {
-                Ok(names) if names.is_empty() && !was_marked => return Ok(Ok(said.to_owned())),
-                Ok(names) if names.is_empty() => Ok(said.to_owned()),
-                Ok(names) => {
-                    let names = names.join(", ");
-                    Ok(format!("{said}, and out of the reservation {names}"))
+            Standing::InService => {
+                let was_marked = !history.not_returned(&step.node)?.is_empty();
+                let said = "it is in service".to_owned();
+                // A run that keeps its nodes reserved marks none.
+                match scheduler.let_go(&step.node) {
+                    Ok(names) if names.is_empty() && !was_marked => return Ok(Ok(said)),
+                    Ok(names) if names.is_empty() => Ok(said),
+                    Ok(names) => {
+                        let names = names.join(", ");
+                        Ok(format!("{said}, and out of the reservation {names}"))
+                    }
+                    Err(error) => Err(chain(&error)),
                 }
-                Err(error) => Err(chain(&error)),
             }
-        }
-        Ok(Standing::Marked {
-            state,
-            words,
-            by: By::Another,
-        }) => Err(left_alone(&state, &words)),
-        Ok(Standing::Marked { .. }) => scheduler
-            .give_back(&step.node, log.now())
-            .map_err(|error| chain(&error)),
+            Standing::Marked {
+                state,
+                words,
+                by: By::Another,
+            } => Err(left_alone(state, words)),
+            Standing::Marked {
+                state,
+                words,
+                by: By::Dhc(mark),
+            } if verified.standing.mark() != Some(mark) => Err(format!(
+                "it was marked meanwhile: it is {state} for the reason `{words}`, on the word of run {}; verify again, with \
+                 the results of these runs",
+                mark.runs.join(", ")
+            )),
+            Standing::Marked { .. } => scheduler
+                .give_back(&step.node, &seen, log.now())
+                .map_err(|error| chain(&error)),
+        },
     };
     match &done {
         Ok(what) => {
@@ -273,15 +317,8 @@ pub fn give_back(
     Ok(done)
 }
 
-/// Who has made the mark of this step, once it is made.
-fn mark_of(step: &Step) -> By {
-    By::Dhc {
-        run: step.run().to_owned(),
-    }
-}
-
 fn left_alone(state: &str, words: &str) -> String {
-    format!("left alone: it is {state} for the reason `{words}`, which dhc did not write")
+    format!("left alone: it is {state} for the reason `{words}`, and nothing shows that dhc did it")
 }
 
 /// What a scheduler said, and a note where it says nothing any more.

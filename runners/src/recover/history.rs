@@ -291,7 +291,12 @@ impl History {
             condition,
             &[&machine.as_deref().unwrap_or_default(), &boot, &step.node],
         )?;
-        Ok(Past { machine, events })
+        let marked = self.select("node = ?1 AND what = 'done'", &[&step.node])?;
+        Ok(Past {
+            machine,
+            events,
+            marked,
+        })
     }
 
     /// The marks of the node of this name that were not taken back since, as far as is known, oldest first.
@@ -350,16 +355,13 @@ impl History {
         })
     }
 
-    /// The machines that were marked since then, as far as is known: an attempt of which no end is known may have come to a
-    /// mark. One that was marked by its name alone goes by its id where that is known of the boot.
+    /// The nodes that were marked since then, as far as is known: an attempt of which no end is known may have come to a mark.
     ///
     /// # Errors
     /// When the history cannot be read.
     pub fn marked_since(&self, since: Timestamp) -> Result<BTreeSet<String>, HistoryError> {
         self.rows(
-            "SELECT DISTINCT coalesce((SELECT known.machine FROM event AS known WHERE known.boot = event.boot \
-             AND event.machine = event.node AND known.boot <> '' AND known.machine <> known.node \
-             ORDER BY known.id DESC LIMIT 1), machine) FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
+            "SELECT DISTINCT node FROM event WHERE at >= ?1 AND (what = 'done' OR what = 'begun' AND NOT EXISTS \
              (SELECT 1 FROM event AS later WHERE later.what = 'failed' AND later.id > event.id \
              AND later.machine = event.machine AND later.run = event.run AND later.boot = event.boot))",
             &[&since.to_string()],

@@ -3,9 +3,10 @@
 //! All through `kubectl get --raw` and `kubectl replace --raw`, so that credentials are kubectl's affair. A node is read whole
 //! and written whole with the `resourceVersion` that it was read with, so the API server refuses what would overwrite somebody
 //! else's change. The condition is written first, as evidence; labels, annotation and taint follow in one write, which is the
-//! act.
+//! act. The taint bears the time that the annotation tells, and so shows that the two were made together: an annotation that was
+//! left behind vouches for no label that somebody sets later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dhc_checks::check::chain;
@@ -15,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::Step;
 use super::policy::Labels;
-use super::scheduler::{By, Scheduler, SchedulerError, Standing, node_name};
+use super::scheduler::{Bearer, By, Mark, Scheduler, SchedulerError, Seen, Standing, node_name};
 use crate::machine::Machine;
 
 /// How long the API server may take to answer, and kubectl to come to an end.
@@ -161,20 +162,20 @@ impl<'a> Kubernetes<'a> {
     fn change(
         &self,
         name: &str,
-        seen: Option<&Standing>,
-        change: impl Fn(&mut Node) -> Changes,
+        seen: &Seen,
+        change: impl Fn(&Node) -> Changes,
     ) -> Result<(), SchedulerError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let mut node = self.read(name)?;
-            if seen.is_some_and(|seen| *seen != node.standing(self.labels)) {
+            let node = self.read(name)?;
+            if *seen != node.seen(self.labels) {
                 return Err(SchedulerError::Refused {
                     what: format!("{name} is not touched"),
                     said: "somebody has changed how it stands just now".to_owned(),
                 });
             }
-            match change(&mut node).write(self, node) {
+            match change(&node).write(self, node) {
                 Err(SchedulerError::Refused { said, .. })
                     if said.contains("(Conflict)") && attempts < ATTEMPTS => {}
                 done => return done,
@@ -198,7 +199,8 @@ struct Metadata {
     set: Vec<(&'static str, String)>,
     removed: &'static [&'static str],
     details: Option<String>,
-    is_tainted: bool,
+    /// Since when the node is tainted, if it is to be.
+    tainted_at: Option<String>,
 }
 
 impl Changes {
@@ -218,14 +220,17 @@ impl Scheduler for Kubernetes<'_> {
         "kubernetes"
     }
 
-    fn look(&self, node: &str) -> Result<Standing, SchedulerError> {
-        Ok(self.read(node_name(node)?)?.standing(self.labels))
+    fn look(&self, node: &str) -> Result<Seen, SchedulerError> {
+        Ok(self.read(node_name(node)?)?.seen(self.labels))
     }
 
     fn words(&self, step: &Step) -> Option<String> {
         self.labels.status.get(&step.action)?;
         let (class, run, action) = (step.class(), step.run(), step.action);
-        Some(format!("{OURS}{class}:{run}:{action}"))
+        Some(match &*Mark::of(step, None).boot {
+            "" => format!("{OURS}{class}:{run}:{action}"),
+            boot => format!("{OURS}{class}:{run}:{action}:{boot}"),
+        })
     }
 
     fn is_here(&self, node: &str, here: &Machine) -> Result<bool, SchedulerError> {
@@ -236,7 +241,8 @@ impl Scheduler for Kubernetes<'_> {
         &self,
         step: &Step,
         words: &str,
-        seen: &Standing,
+        _: &Mark,
+        seen: &Seen,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
         let name = node_name(&step.node)?;
@@ -246,36 +252,48 @@ impl Scheduler for Kubernetes<'_> {
         let message = message(&format!("{words} {}", step.why));
         let now = rfc3339(now);
         let fault = |class: &str, message: &str| json!({"timestamp": now, "type": self.fault_type(class), "reason": camel(class), "message": message});
-        let mut details = vec![fault(step.class(), &message)];
+        let deciding = (step.run().to_owned(), fault(step.class(), &message));
         let others = step
             .causes
             .iter()
-            .filter(|cause| cause.fault != step.class());
-        details.extend(others.take(DETAILS_MAX - 1).map(|cause| {
-            let said = format!("{OURS}{}:{} {}", cause.fault, cause.run, cause.message);
-            fault(&cause.fault, &self::message(&said))
-        }));
-        let details = Value::from(details).to_string();
-        self.change(name, Some(seen), |_| Changes {
-            conditions: vec![condition(fault_type, "True", &reason, &message, &now)],
-            metadata: Metadata {
-                set: vec![
-                    (HEALTH, status.to_owned()),
-                    (DEEP_CHECK, "Failed".to_owned()),
-                    (FAULT_TYPES, fault_type.to_owned()),
-                    (FAULT_REASONS, reason.clone()),
-                ],
-                removed: &[],
-                details: Some(details.clone()),
-                is_tainted: true,
-            },
+            .filter(|cause| cause.fault != step.class() || cause.run != step.run())
+            .map(|cause| {
+                let said = format!("{OURS}{}:{} {}", cause.fault, cause.run, cause.message);
+                let fault = fault(&cause.fault, &self::message(&said));
+                (cause.run.clone(), fault)
+            });
+        let own: Vec<(String, Value)> = std::iter::once(deciding).chain(others).collect();
+        self.change(name, seen, |node| {
+            // What an earlier mark of dhc stands for stays open.
+            let before = seen.standing.mark().map(|_| node.our_details());
+            let all = own.iter().cloned().chain(before.into_iter().flatten());
+            let mut told = BTreeSet::new();
+            // One of each run before a second of any: what has to pass again is told by runs.
+            let (first, further): (Vec<_>, Vec<_>) =
+                all.partition(|(run, _)| told.insert(run.clone()));
+            let details = first.into_iter().chain(further).map(|(_, fault)| fault);
+            let details: Vec<Value> = details.take(DETAILS_MAX).collect();
+            Changes {
+                conditions: vec![condition(fault_type, "True", &reason, &message, &now)],
+                metadata: Metadata {
+                    set: vec![
+                        (HEALTH, status.to_owned()),
+                        (DEEP_CHECK, "Failed".to_owned()),
+                        (FAULT_TYPES, fault_type.to_owned()),
+                        (FAULT_REASONS, reason.clone()),
+                    ],
+                    removed: &[],
+                    details: Some(Value::from(details).to_string()),
+                    tainted_at: Some(now.clone()),
+                },
+            }
         })
     }
 
-    fn give_back(&self, node: &str, now: Timestamp) -> Result<String, SchedulerError> {
+    fn give_back(&self, node: &str, seen: &Seen, now: Timestamp) -> Result<String, SchedulerError> {
         let now = rfc3339(now);
         let said = "dhc ran the checks again that had failed, and they passed";
-        self.change(node_name(node)?, None, |node| {
+        self.change(node_name(node)?, seen, |node| {
             // A later mark may have been of another type than the one before.
             let conditions = node.our_conditions(self.labels);
             let well = |kind: &String| condition(kind, "False", "Recovered", said, &now);
@@ -288,7 +306,7 @@ impl Scheduler for Kubernetes<'_> {
                     ],
                     removed: &[FAULT_TYPES, FAULT_REASONS],
                     details: None,
-                    is_tainted: false,
+                    tainted_at: None,
                 },
             }
         })?;
@@ -316,14 +334,38 @@ impl Node {
         self.object["metadata"]["labels"][key].as_str()
     }
 
+    fn seen(&self, labels: &Labels) -> Seen {
+        Seen {
+            standing: self.standing(labels),
+            bearer: self.bearer(),
+        }
+    }
+
+    fn bearer(&self) -> Bearer {
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+        let cloud = self.object["spec"]["providerID"].as_str();
+        Bearer {
+            instance_id: cloud.and_then(instance_id),
+            boot_id: text(&self.object["status"]["nodeInfo"]["bootID"]),
+            booted_at: None,
+        }
+    }
+
     /// Whether it is this machine, by the cloud's name for it or else by its boot, which containers of one host share.
     fn is(&self, here: &Machine) -> bool {
-        let boot = self.object["status"]["nodeInfo"]["bootID"].as_str();
-        let cloud = self.object["spec"]["providerID"].as_str();
-        let cloud = cloud.and_then(|id| Some(id.rsplit_once('/')?.1));
-        match (cloud, here.identity.instance_id.as_deref()) {
+        let Bearer {
+            instance_id,
+            boot_id,
+            ..
+        } = self.bearer();
+        match (&instance_id, &here.identity.instance_id) {
             (Some(cloud), Some(instance)) => cloud == instance,
-            _ => boot.is_some() && boot == here.identity.boot_id.as_deref(),
+            _ => boot_id.is_some() && boot_id == here.identity.boot_id,
         }
     }
 
@@ -374,30 +416,65 @@ impl Node {
             return Standing::InService;
         }
         let state = health.unwrap_or("tainted");
-        match self.our_words(health, labels) {
-            Some((words, run)) => Standing::Marked {
+        match self.our_mark(health, labels) {
+            Some((words, mark)) => Standing::Marked {
                 state: state.to_owned(),
                 words,
-                by: By::Dhc { run },
+                by: By::Dhc(mark),
             },
             None => another(state, format!("{HEALTH}={state}")),
         }
     }
 
-    /// The words of dhc's mark, from the annotation that it leaves, and its run. They vouch for the label that they ask for and
-    /// for no other, which somebody may have set later.
-    fn our_words(&self, health: Option<&str>, labels: &Labels) -> Option<(String, String)> {
-        let details = self.object["metadata"]["annotations"][FAULT_DETAILS].as_str()?;
-        let details: Value = serde_json::from_str(details).ok()?;
-        let (words, _) = details[0]["message"].as_str()?.split_once(' ')?;
+    /// dhc's mark and its words, from the annotation that it leaves. They vouch for the taint that was made with them, and for
+    /// the label that they ask for and no other, which somebody may have set later.
+    fn our_mark(&self, health: Option<&str>, labels: &Labels) -> Option<(String, Mark)> {
+        let details = self.details();
+        let (words, _) = details.first()?["message"].as_str()?.split_once(' ')?;
         let parts: Vec<&str> = words.strip_prefix(OURS)?.split(':').collect();
-        let [_, run, action] = parts[..] else {
-            return None;
+        let (action, boot) = match parts[..] {
+            [_, _, action] => (action, ""),
+            [_, _, action, boot] => (action, boot),
+            _ => return None,
         };
         let mut asked = labels.status.iter();
-        let (_, asked) = asked.find(|(known, _)| known.word() == action)?;
-        let is_it = health.is_none_or(|health| health == asked);
-        is_it.then(|| (words.to_owned(), run.to_owned()))
+        let (action, asked) = asked.find(|(known, _)| known.word() == action)?;
+        let mut taints = self.taints();
+        let at = &details[0]["timestamp"];
+        let is_it = health.is_none_or(|health| health == asked)
+            && at.is_string()
+            && taints.any(|taint| taint["key"] == HEALTH && taint["timeAdded"] == *at);
+        let mut mark = Mark {
+            action: *action,
+            runs: Vec::new(),
+            boot: boot.to_owned(),
+        };
+        for (run, _) in self.our_details() {
+            if !mark.runs.contains(&run) {
+                mark.runs.push(run);
+            }
+        }
+        is_it.then(|| (words.to_owned(), mark))
+    }
+
+    /// The faults in the annotation.
+    fn details(&self) -> Vec<Value> {
+        let details = self.object["metadata"]["annotations"][FAULT_DETAILS].as_str();
+        details
+            .and_then(|details| serde_json::from_str(details).ok())
+            .unwrap_or_default()
+    }
+
+    /// Those that dhc has written, each with its run.
+    fn our_details(&self) -> Vec<(String, Value)> {
+        let run = |fault: &Value| {
+            let words = fault["message"].as_str()?.strip_prefix(OURS)?;
+            let mut parts = words.split(' ').next()?.split(':');
+            parts.nth(1).map(str::to_owned)
+        };
+        let all = self.details().into_iter();
+        all.filter_map(|fault| Some((run(&fault)?, fault)))
+            .collect()
     }
 
     fn set_condition(&mut self, condition: Value) {
@@ -428,8 +505,8 @@ impl Node {
         };
         let mut taints: Vec<Value> = self.taints().cloned().collect();
         taints.retain(|taint| taint["key"] != HEALTH);
-        if changes.is_tainted {
-            taints.push(json!({"key": HEALTH, "value": UNSCHEDULABLE, "effect": "NoSchedule"}));
+        if let Some(at) = changes.tainted_at {
+            taints.push(json!({"key": HEALTH, "value": UNSCHEDULABLE, "effect": "NoSchedule", "timeAdded": at}));
         }
         self.object["spec"]["taints"] = taints.into();
     }
@@ -458,6 +535,15 @@ fn path(name: &str) -> String {
     format!("/api/v1/nodes/{name}")
 }
 
+/// The instance that a provider's id ends with: `aws:///use1-az1/i-0a1b`, or as HyperPod has it
+/// `aws:///use1-az1/sagemaker/cluster/hyperpod-x1y2-i-0a1b`.
+fn instance_id(provider: &str) -> Option<String> {
+    let last = provider.rsplit_once('/')?.1;
+    let own = last.strip_prefix("i-");
+    let id = own.or_else(|| Some(last.rsplit_once("-i-")?.1))?;
+    Some(format!("i-{id}"))
+}
+
 /// A fault class as Kubernetes wants a reason: `gpu.memory.remap_failed` is `GpuMemoryRemapFailed`.
 fn camel(class: &str) -> String {
     let words = class.split(|c: char| !c.is_ascii_alphanumeric());
@@ -483,6 +569,21 @@ fn rfc3339(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_is_told_by_the_end_of_the_provider_s_id() {
+        for (provider, id) in [
+            ("aws:///use1-az1/i-0a1b", Some("i-0a1b")),
+            (
+                "aws:///use1-az1/sagemaker/cluster/hyperpod-x1-i-0a1b",
+                Some("i-0a1b"),
+            ),
+            ("gce://project/zone/gke-pool-1", None),
+            ("", None),
+        ] {
+            assert_eq!(instance_id(provider).as_deref(), id, "{provider}");
+        }
+    }
 
     #[test]
     fn a_fault_class_becomes_a_reason() {

@@ -23,7 +23,7 @@ pub use history::{Event, History, HistoryError, What};
 pub use log::Log;
 pub use plan::{Attempts, Cause, PLAN_SCHEMA, Past, Plan, Step, plan};
 pub use policy::{Kind, Mode, Policy, PolicyError};
-pub use scheduler::{By, Scheduler, SchedulerError, Standing};
+pub use scheduler::{Bearer, By, Mark, Scheduler, SchedulerError, Seen, Standing};
 pub use verify::{Again, Verification, verification};
 
 /// The scheduler that a policy names, reached with the tools of this host. `environment` is that of dhc.

@@ -14,6 +14,9 @@ use super::policy::{Policy, acts};
 /// What `schema` says in a plan.
 pub const PLAN_SCHEMA: &str = "dhc.recovery/1";
 
+/// How far a machine's clock may be ahead of this one's: more than clusters bear that authenticate by time.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(5);
+
 /// A plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -50,6 +53,9 @@ pub struct Step {
     /// Why nothing is done all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// What the history has of this boot; only the scheduler knows whether it still stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noted: Option<String>,
     /// What was tried on the machine before; only where something would be done to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Attempts>,
@@ -67,6 +73,8 @@ pub struct Past {
     pub machine: Option<String>,
     /// What was seen of it and done to it, oldest first.
     pub events: Vec<Event>,
+    /// For what the node of this name was marked, whichever machine it was.
+    pub marked: Vec<Event>,
 }
 
 /// How often a machine was marked, by the boots in which it was.
@@ -114,6 +122,12 @@ pub struct Cause {
     pub action: Action,
     /// What was found.
     pub message: String,
+    /// When the run began, as far as it tells.
+    #[serde(skip)]
+    began: Option<Timestamp>,
+    /// Until when its result may be acted upon, as it says.
+    #[serde(skip)]
+    expires_at: String,
 }
 
 impl Step {
@@ -126,10 +140,30 @@ impl Step {
             action: Action::None,
             why: String::new(),
             held: None,
+            noted: None,
             attempts: None,
             causes: Vec::new(),
             known_as: None,
         }
+    }
+
+    /// Has the step follow from these causes.
+    fn follow(&mut self, causes: Vec<Cause>) {
+        let action = causes.iter().map(|cause| cause.action).max();
+        let action = action.unwrap_or_default();
+        // Only a broken bound is held against a node. What could not be looked at, or is a warning, is for a person.
+        self.action = match self.status {
+            Status::Fail => action,
+            _ => action.min(Action::Investigate),
+        };
+        self.why = match (self.status, gravest(&causes)) {
+            (_, Some(cause)) => format!("{}: {}", cause.fault, cause.message),
+            (Status::Error | Status::Unknown, None) => {
+                "the checks could not look; run them again".to_owned()
+            }
+            (_, None) => "nothing that was found asks for an action".to_owned(),
+        };
+        self.causes = causes;
     }
 
     /// What the machine is known by whatever boots it: its instance id, else its name and serial number. A name alone is
@@ -167,6 +201,21 @@ impl Step {
         gravest(&self.causes).map_or("unknown", |cause| &cause.run)
     }
 
+    /// When the first of the runs began that ask for an action.
+    pub(super) fn began(&self) -> Option<Timestamp> {
+        let acting = self.causes.iter().filter(|cause| acts(cause.action));
+        acting.filter_map(|cause| cause.began).min()
+    }
+
+    /// The step with the machine by which the history knows it.
+    #[must_use]
+    pub fn known_as(self, machine: Option<String>) -> Step {
+        Step {
+            known_as: machine,
+            ..self
+        }
+    }
+
     /// The events of this kind that follow from the step, one for each cause.
     pub fn events(&self, what: What, at: Timestamp, policy: &str) -> Vec<Event> {
         let event = |cause: &Cause| Event {
@@ -185,8 +234,8 @@ impl Step {
     }
 }
 
-/// Makes the plan. `history` tells what is known of the machine of a step; `recent` are the machines, by the name of
-/// [`Step::machine`], that were marked within the policy's window.
+/// Makes the plan. `history` tells what is known of the machine of a step; `recent` are the nodes that were marked within the
+/// policy's window.
 ///
 /// # Errors
 /// Those of `history`.
@@ -205,14 +254,33 @@ pub fn plan<E>(
     let nodes = names.len();
     let mut steps = Vec::new();
     for name in names {
-        let machine = Newest::of(name, results);
-        if machine.status() > Status::Pass {
-            let mut step = step(name, &machine, policy);
+        // What a clock that is ahead has dated would count as newest for as long as it is ahead.
+        let (ahead, timely): (Vec<&Report>, Vec<&Report>) = results.iter().partition(|result| {
+            began(result, name).is_some_and(|began| began > now + CLOCKS_APART)
+        });
+        let step = |results: &[&Report]| step(name, &Newest::of(name, results)?, policy);
+        let (timely, ahead) = (step(&timely), step(&ahead));
+        // That is told where it would lead to something.
+        let is_ahead = |step: &Step| acts(step.action) || timely.is_none();
+        if let Some(mut step) = ahead.filter(is_ahead) {
+            let began = step.began().unwrap_or(now);
+            step.held = Some(format!(
+                "run {} began at {began}, and it is only {now} now: a clock is wrong, that of the node or this one; set it and \
+                 run the checks again",
+                step.run()
+            ));
+            if !timely.as_ref().is_some_and(|step| acts(step.action)) {
+                steps.push(step);
+                continue;
+            }
+        }
+        if let Some(mut step) = timely {
             if acts(step.action) {
                 let past = history(&step)?;
+                set_aside(&mut step, &past.marked, now);
                 step.known_as = past.machine;
                 escalate(&mut step, &past.events, policy, now);
-                step.held = held(&step, results, &past.events, now);
+                step.noted = noted(&step, &past.events);
             }
             steps.push(step);
         }
@@ -234,21 +302,19 @@ pub fn plan<E>(
     })
 }
 
-/// Why nobody may be touched: together with those that were marked lately it would be too many.
+/// Why nobody may be touched: together with those that were marked lately it would be too many. Nodes are counted by their
+/// names, which results cannot claim for each other as they can an instance.
 fn breaker(
     steps: &[Step],
     nodes: usize,
     recent: &BTreeSet<String>,
     policy: &Policy,
 ) -> Option<String> {
-    let acting: BTreeSet<String> = steps
-        .iter()
-        .filter(|step| step.acts())
-        .map(Step::machine)
-        .collect();
+    let acting = steps.iter().filter(|step| step.acts());
+    let acting: BTreeSet<&str> = acting.map(|step| step.node.as_str()).collect();
     let before = recent
         .iter()
-        .filter(|machine| !acting.contains(*machine))
+        .filter(|node| !acting.contains(node.as_str()))
         .count();
     let most = policy.most(nodes);
     if acting.is_empty() || acting.len() + before <= most {
@@ -268,6 +334,22 @@ fn breaker(
     ))
 }
 
+/// The run on whose word a result speaks of a node. What puts results together has measured nothing of its own, and is as new
+/// as the newest of them that tells of the node.
+pub(super) fn word_of<'a>(result: &'a Report, node: &str) -> &'a str {
+    let together = result.fleet.as_ref();
+    let newest = together.and_then(|fleet| fleet.newest.get(node).or_else(|| fleet.runs.last()));
+    newest.unwrap_or(&result.run.id)
+}
+
+/// When that run began: the later of what its id and its result say.
+fn began(result: &Report, node: &str) -> Option<Timestamp> {
+    let id = ulid::Ulid::from_string(word_of(result, node)).ok()?;
+    let by_id = Timestamp::from_millisecond(id.timestamp_ms().try_into().ok()?).ok()?;
+    let said: Option<Timestamp> = result.run.started_at.parse().ok();
+    Some(by_id.max(said.unwrap_or(by_id)))
+}
+
 /// The machine that had a name last, in its newest boot: what an older boot or another machine has shown is past.
 pub(super) struct Newest<'a> {
     pub(super) identity: Identity,
@@ -276,14 +358,23 @@ pub(super) struct Newest<'a> {
 }
 
 impl<'a> Newest<'a> {
-    pub(super) fn of(name: &str, results: &'a [Report]) -> Newest<'a> {
-        let nodes = |result: &'a Report| result.nodes.iter().map(move |node| (result, node));
+    /// `None` where no result tells of the name.
+    pub(super) fn of(name: &str, results: &[&'a Report]) -> Option<Newest<'a>> {
+        let nodes = |result: &&'a Report| {
+            let result = *result;
+            result.nodes.iter().map(move |node| (result, node))
+        };
         let mut all: Vec<(&Report, &NodeReport)> = results
             .iter()
             .flat_map(nodes)
             .filter(|(_, node)| node.name == name)
             .collect();
-        all.sort_by(|(one, _), (other, _)| other.run.id.cmp(&one.run.id));
+        if all.is_empty() {
+            return None;
+        }
+        // What puts a run together with others knows more than the run alone.
+        let age = |result: &'a Report| (word_of(result, name), result.fleet.is_some());
+        all.sort_by(|(one, _), (other, _)| age(other).cmp(&age(one)));
         let mut identity = Identity::default();
         let mut checks: Vec<(&Report, &NodeReport, &CheckReport)> = Vec::new();
         for (result, node) in all {
@@ -312,7 +403,7 @@ impl<'a> Newest<'a> {
                 }
             }
         }
-        Newest { identity, checks }
+        Some(Newest { identity, checks })
     }
 
     fn status(&self) -> Status {
@@ -350,34 +441,18 @@ fn is_serial(text: &str) -> bool {
     distinct.len() > 1 && !"01234567890".contains(text) && !"1234567890".contains(text)
 }
 
-/// The node without regard to its past.
-fn step(node: &str, machine: &Newest<'_>, policy: &Policy) -> Step {
+/// The node without regard to its past; `None` where it passed.
+pub(super) fn step(node: &str, machine: &Newest<'_>, policy: &Policy) -> Option<Step> {
     let status = machine.status();
-    let causes = machine.causes(policy);
-    // Only a broken bound is held against a node. What could not be looked at, or is a warning, is for a person.
-    let action = if status == Status::Fail {
-        causes.iter().map(|cause| cause.action).max()
-    } else {
-        causes
-            .iter()
-            .map(|cause| cause.action.min(Action::Investigate))
-            .max()
-    };
-    let action = action.unwrap_or_default();
-    let why = match (status, gravest(&causes)) {
-        (_, Some(cause)) => format!("{}: {}", cause.fault, cause.message),
-        (Status::Error | Status::Unknown, None) => {
-            "the checks could not look; run them again".to_owned()
-        }
-        (_, None) => "nothing that was found asks for an action".to_owned(),
-    };
-    Step {
-        status,
-        action,
-        why,
-        causes,
-        ..Step::of(node, machine.identity.clone())
+    if status <= Status::Pass {
+        return None;
     }
+    let mut step = Step {
+        status,
+        ..Step::of(node, machine.identity.clone())
+    };
+    step.follow(machine.causes(policy));
+    Some(step)
 }
 
 /// The cause with the strongest action; one that names a device says more than one that counts them.
@@ -405,7 +480,7 @@ pub(super) fn cause(
         .iter()
         .find_map(|key| fault.device.get(*key).filter(|id| !id.is_empty()));
     Cause {
-        run: result.run.id.clone(),
+        run: word_of(result, &node.name).to_owned(),
         boot: node.identity.boot_id.clone().unwrap_or_default(),
         check: fault.check.clone(),
         fault: fault.class.clone(),
@@ -413,6 +488,8 @@ pub(super) fn cause(
         device,
         action,
         message: fault.finding.message.clone(),
+        began: began(result, &node.name),
+        expires_at: result.run.expires_at.clone(),
     }
 }
 
@@ -500,41 +577,61 @@ fn within(event: &Event, now: Timestamp, hours: u32) -> bool {
     now.duration_since(event.at) <= SignedDuration::from_hours(hours.into())
 }
 
-/// Why nothing is done to the node now.
-fn held(step: &Step, results: &[Report], past: &[Event], now: Timestamp) -> Option<String> {
-    let is_acted_on = |result: &&Report| {
-        let mut acting = step.causes.iter().filter(|cause| acts(cause.action));
-        acting.any(|cause| cause.run == result.run.id)
-    };
-    for result in results.iter().filter(is_acted_on) {
-        let expires: Result<Timestamp, _> = result.run.expires_at.parse();
-        match expires {
-            Ok(expires) if now <= expires => {}
-            _ => {
-                return Some(format!(
-                    "the result of run {} expired at {}; run the checks again",
-                    result.run.id, result.run.expires_at
-                ));
-            }
-        }
+/// Sets aside what may not be acted upon, so that it hides nothing that may. Where nothing else asks for an action the step is
+/// held.
+fn set_aside(step: &mut Step, marked: &[Event], now: Timestamp) {
+    let aside = |cause: &Cause| not_acted_upon(cause, marked, now);
+    let acting = |cause: &&Cause| acts(cause.action);
+    let kept = step.causes.iter().filter(|cause| aside(cause).is_none());
+    let kept: Vec<Cause> = kept.cloned().collect();
+    if kept.iter().any(|cause| acts(cause.action)) {
+        step.follow(kept);
+    } else {
+        let held = gravest(&step.causes).filter(acting).and_then(aside);
+        step.held = held.or_else(|| step.causes.iter().filter(acting).find_map(aside));
     }
-    let is_this_boot = |event: &&Event| step.causes.iter().any(|cause| cause.boot == event.boot);
-    let of_this_boot = || past.iter().rev().filter(is_this_boot);
-    // The same fault of the same run is acted on once, whatever has become of the node since.
-    let once = of_this_boot().find(|event| {
-        event.what == What::Done && event.run == step.run() && event.fault == step.class()
-    });
-    if let Some(done) = once {
+}
+
+/// Why nothing is done on the word of what was found, if so. `marked` is for what the node was marked before.
+fn not_acted_upon(cause: &Cause, marked: &[Event], now: Timestamp) -> Option<String> {
+    let run = &cause.run;
+    if cause.began.is_none() {
         return Some(format!(
-            "it was marked for {} at {} on the word of this very run ({}); run the checks again",
-            done.action, done.at, done.run
+            "`{}` is no id of a run of dhc; run the checks again",
+            run.escape_default()
         ));
     }
-    // What has been asked for in this boot, and not taken back, has not happened yet.
-    let last = of_this_boot().find(|event| event.what != What::Seen)?;
-    (last.what == What::Done && last.action >= step.action).then(|| {
+    match cause.expires_at.parse::<Timestamp>() {
+        Ok(expires) if now <= expires => {}
+        Ok(expires) => {
+            return Some(format!(
+                "the result of run {run} expired at {expires}; run the checks again"
+            ));
+        }
+        Err(_) => {
+            return Some(format!(
+                "until when the result of run {run} may be acted upon cannot be read (`{}`); run the checks again",
+                cause.expires_at.escape_default()
+            ));
+        }
+    }
+    // Whatever the run is taken to say, and whatever has become of the node since.
+    let done = marked.iter().rev().find(|event| event.run == *run)?;
+    Some(format!(
+        "it was marked for {} at {} on the word of this very run ({run}); run the checks again",
+        done.action, done.at
+    ))
+}
+
+/// What the history has of this boot, if that is as much as the step asks for.
+fn noted(step: &Step, past: &[Event]) -> Option<String> {
+    let is_this_boot = |event: &&Event| step.causes.iter().any(|cause| cause.boot == event.boot);
+    let mut of_this_boot = past.iter().rev().filter(is_this_boot);
+    let last = of_this_boot.find(|event| event.what != What::Seen)?;
+    let is_as_much = last.what == What::Done && last.action >= step.action;
+    is_as_much.then(|| {
         format!(
-            "it was marked for {} at {} (run {}) and has not come back since",
+            "it was marked for {} at {} (run {}); if it still is, that is not done again",
             last.action, last.at, last.run
         )
     })

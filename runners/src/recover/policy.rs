@@ -90,7 +90,58 @@ pub(super) struct Marking {
     /// The state that the node gets: `drain` or `fail`.
     pub(super) state: MarkState,
     /// The reason, with `{class}` and `{run}`.
-    pub(super) reason: String,
+    pub(super) reason: Reason,
+}
+
+/// The longest reason, with class and run in their places.
+pub(super) const REASON_MAX: usize = 200;
+
+/// A reason that Slurm gives back letter by letter, so that dhc knows its own mark again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Reason(String);
+
+impl TryFrom<String> for Reason {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Reason, String> {
+        // A line break would end up in Slurm's logs as one, and scontrol takes quotes away.
+        let is_plain =
+            |c: char| c == ' ' || (c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '`'));
+        if let Some(c) = text.chars().find(|c| !is_plain(*c)) {
+            return Err(format!(
+                "a reason is one line of printable ASCII without quotes, backslashes and backticks, and this one has `{}`",
+                c.escape_default()
+            ));
+        }
+        if text.trim() != text {
+            return Err(
+                "a reason neither begins nor ends with a blank, which Slurm does not keep"
+                    .to_owned(),
+            );
+        }
+        let classes = Faults::built_in().iter().map(|fault| fault.class.as_str());
+        let longest = classes.max_by_key(|class| class.len()).unwrap_or_default();
+        let filled = filled(&text, longest, &ulid::Ulid::nil().to_string());
+        if filled.is_empty() || filled.len() > REASON_MAX {
+            return Err(format!(
+                "a reason has 1 to {REASON_MAX} characters, with class and run in their places, and this one has up to {}",
+                filled.len()
+            ));
+        }
+        Ok(Reason(text))
+    }
+}
+
+impl Reason {
+    /// The reason with the step's fault class and run in their places.
+    pub(super) fn of(&self, step: &Step) -> String {
+        filled(&self.0, step.class(), step.run())
+    }
+}
+
+fn filled(text: &str, class: &str, run: &str) -> String {
+    text.replace("{class}", class).replace("{run}", run)
 }
 
 /// How a node is marked on Kubernetes.
@@ -279,18 +330,6 @@ impl Policy {
                 "`kubernetes.taints_allowed` has `{taint}`, which would allow every taint; name its domain"
             )));
         }
-        for (action, marking) in &policy.slurm {
-            // Slurm's own limit is far above; a line break would end up in its logs as one.
-            let plain = marking
-                .reason
-                .chars()
-                .all(|c| c == ' ' || c.is_ascii_graphic());
-            if marking.reason.is_empty() || !plain || marking.reason.len() > 200 {
-                return Err(senseless(format!(
-                    "`slurm.{action}.reason` is one line of 1 to 200 printable ASCII characters"
-                )));
-            }
-        }
         Ok(policy)
     }
 
@@ -340,12 +379,6 @@ impl Policy {
 /// Whether an action is one that touches a node.
 pub(super) fn acts(action: Action) -> bool {
     action >= Action::Reset
-}
-
-/// A text of the policy with the step's fault class and run in their places.
-pub(super) fn fill(text: &str, step: &Step) -> String {
-    text.replace("{class}", step.class())
-        .replace("{run}", step.run())
 }
 
 /// What holds for the pattern that says most of a class.
@@ -408,8 +441,8 @@ mod tests {
     #[test]
     fn hyperpod_s_reasons_are_its_own_letter_by_letter() {
         let policy = Policy::load(Path::new("hyperpod")).unwrap();
-        assert_eq!(policy.slurm[&Action::Reboot].reason, "Action:Reboot");
-        assert_eq!(policy.slurm[&Action::Replace].reason, "Action:Replace");
+        assert_eq!(policy.slurm[&Action::Reboot].reason.0, "Action:Reboot");
+        assert_eq!(policy.slurm[&Action::Replace].reason.0, "Action:Replace");
         assert_eq!(policy.action("nvlink.link_down"), Action::Replace);
         assert_eq!(policy.action("nvlink.fabric"), Action::Investigate);
         assert_eq!(
@@ -472,7 +505,16 @@ mod tests {
             ),
             ("percent = 5", "percent = 500", "share_max_percent"),
             ("slurm.reset", "slurm.retry", "slurm.retry"),
-            (":reset\"", "\\n\"", "slurm.reset.reason"),
+            (":reset\"", "\\n\"", "line 36"),
+            (":reset\"", "'s reset\"", "quotes"),
+            (":reset\"", "\\\\\"", "backslashes"),
+            (":reset\"", "`\"", "backticks"),
+            (":reset\"", " \"", "blank"),
+            (
+                ":reset\"",
+                "{run}{run}{run}{run}{run}{run}{run}\"",
+                "200 characters",
+            ),
             ("scheduler = \"slurm\"", "scheduler = \"pbs\"", "kubernetes"),
             (
                 "reset = \"Unsch",

@@ -1,9 +1,13 @@
 //! What dhc needs of whoever gives nodes to jobs: how a node stands, a mark on it, and the mark taken back.
 
+use dhc_thresholds::Action;
 use jiff::Timestamp;
 
 use super::plan::Step;
 use crate::machine::Machine;
+
+/// The most runs that a mark stands for: what a comment or an annotation has room for.
+pub(super) const RUNS_MAX: usize = 16;
 
 /// A scheduler, asked about one node at a time.
 pub trait Scheduler {
@@ -14,12 +18,13 @@ pub trait Scheduler {
     ///
     /// # Errors
     /// When the scheduler does not answer, or does not know the node.
-    fn look(&self, node: &str) -> Result<Standing, SchedulerError>;
+    fn look(&self, node: &str) -> Result<Seen, SchedulerError>;
 
     /// The words of the mark that this step asks for, if the policy has words for it.
     fn words(&self, step: &Step) -> Option<String>;
 
-    /// Marks the node of this step with these words, if it still stands as it was seen to.
+    /// Marks the node of this step with these words, if it still stands as it was seen to. The mark tells whoever looks
+    /// what it is, without the history.
     ///
     /// # Errors
     /// When the scheduler refuses. What was not refused may have been done: look again.
@@ -27,15 +32,16 @@ pub trait Scheduler {
         &self,
         step: &Step,
         words: &str,
-        seen: &Standing,
+        mark: &Mark,
+        seen: &Seen,
         now: Timestamp,
     ) -> Result<(), SchedulerError>;
 
-    /// Puts the node back into service, and says in a few words what that was.
+    /// Puts the node back into service if it still stands as it was seen to, and says in a few words what that was.
     ///
     /// # Errors
     /// When the scheduler refuses.
-    fn give_back(&self, node: &str, now: Timestamp) -> Result<String, SchedulerError>;
+    fn give_back(&self, node: &str, seen: &Seen, now: Timestamp) -> Result<String, SchedulerError>;
 
     /// Takes a node out of the reservations that dhc keeps, and names those; for one that is not marked.
     ///
@@ -51,6 +57,26 @@ pub trait Scheduler {
     /// # Errors
     /// When the scheduler does not answer, or does not know the node.
     fn is_here(&self, node: &str, here: &Machine) -> Result<bool, SchedulerError>;
+}
+
+/// What a scheduler tells of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How it stands.
+    pub standing: Standing,
+    /// Which machine it is.
+    pub bearer: Bearer,
+}
+
+/// The machine that bears the name of a node now, as far as the scheduler knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bearer {
+    /// The cloud's id of the instance.
+    pub instance_id: Option<String>,
+    /// The kernel's id of the boot.
+    pub boot_id: Option<String>,
+    /// When it was started.
+    pub booted_at: Option<Timestamp>,
 }
 
 /// How a node stands with its scheduler.
@@ -73,12 +99,90 @@ pub enum Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum By {
     /// dhc, as the mark itself shows.
-    Dhc {
-        /// On the word of this run.
-        run: String,
-    },
+    Dhc(Mark),
     /// A person, another tool, or the scheduler: not dhc's to change.
     Another,
+}
+
+/// A mark of dhc, as it stands on a node. What it says holds whatever any history remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// What it asks for.
+    pub action: Action,
+    /// The runs on whose word, the one that decided first. All that they found has to pass before the node is given back.
+    pub runs: Vec<String>,
+    /// The boot in which it was made; empty where that is not known.
+    pub boot: String,
+}
+
+impl Mark {
+    /// The mark that a step asks for on a node that bears this one of dhc's, if any: that stays open too.
+    pub(super) fn of(step: &Step, before: Option<&Mark>) -> Mark {
+        let deciding = std::iter::once(step.run());
+        let causes = step.causes.iter().map(|cause| cause.run.as_str());
+        let open = before.into_iter().flat_map(|mark| &mark.runs);
+        let mut runs: Vec<String> = Vec::new();
+        for run in deciding.chain(causes).chain(open.map(String::as_str)) {
+            if !runs.iter().any(|known| known == run) {
+                runs.push(run.to_owned());
+            }
+        }
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let boot = Some(step.boot()).filter(|boot| boot.len() <= 64 && boot.chars().all(is_plain));
+        Mark {
+            action: step.action,
+            runs,
+            boot: boot.unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Whether it stands for all that the other does.
+    pub(super) fn covers(&self, other: &Mark) -> bool {
+        self.action == other.action && other.runs.iter().all(|run| self.runs.contains(run))
+    }
+
+    /// Whether the two were made in different boots, as far as is known.
+    pub(super) fn is_of_another_boot(&self, other: &Mark) -> bool {
+        !self.boot.is_empty() && !other.boot.is_empty() && self.boot != other.boot
+    }
+}
+
+impl Standing {
+    /// The mark of dhc that the node bears, if it does.
+    pub fn mark(&self) -> Option<&Mark> {
+        match self {
+            Standing::Marked {
+                by: By::Dhc(mark), ..
+            } => Some(mark),
+            _ => None,
+        }
+    }
+}
+
+impl Bearer {
+    /// Why this is not the machine, or not the boot, that the results of a step tell of; `None` if it may be.
+    pub(super) fn is_not_of(&self, step: &Step) -> Option<String> {
+        let differ = |one: &Option<String>, other: &Option<String>| match (one, other) {
+            (Some(one), Some(other)) if one != other => Some((one.clone(), other.clone())),
+            _ => None,
+        };
+        if let Some((now, then)) = differ(&self.instance_id, &step.identity.instance_id) {
+            return Some(format!(
+                "the node is the machine {now} now, and the results are of {then}; run the checks again"
+            ));
+        }
+        if let Some((now, then)) = differ(&self.boot_id, &step.identity.boot_id) {
+            return Some(format!(
+                "the node is in the boot {now} now, and the results are of {then}; run the checks again"
+            ));
+        }
+        let began = step.began()?;
+        let booted = self.booted_at.filter(|booted| *booted > began)?;
+        Some(format!(
+            "the node was started at {booted}, and run {} began before, at {began}; run the checks again",
+            step.run()
+        ))
+    }
 }
 
 /// Why a scheduler did not do what it was asked to.

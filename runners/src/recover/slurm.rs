@@ -2,7 +2,9 @@
 //! reservation for maintenance that word hides that somebody has failed the node.
 //!
 //! What recovery tooling reads is the reason, letter by letter, so nothing but the policy's words ever stands there. What
-//! people and dhc itself read is the node's comment: it repeats the words, and so shows that the mark is dhc's.
+//! people and dhc itself read is the node's comment: it repeats the words and the time at which Slurm noted the reason, and so
+//! shows that the mark is dhc's. Slurm keeps a comment when a node is resumed, so the words alone would vouch for whoever
+//! gives the same reason later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,22 +12,28 @@ use std::time::Duration;
 use dhc_checks::check::chain;
 use dhc_checks::host::{Command, Ended, Host};
 use dhc_thresholds::Action;
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 
 use super::plan::Step;
-use super::policy::{Marking, fill};
-use super::scheduler::{By, Scheduler, SchedulerError, Standing, node_name};
+use super::policy::Marking;
+use super::scheduler::{Bearer, By, Mark, Scheduler, SchedulerError, Seen, Standing, node_name};
 use crate::cluster::reservation;
 use crate::machine::Machine;
 
 /// How long the controller may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// How the comments begin that are dhc's; the run and the reason follow.
+/// How the comments begin that are dhc's; runs, action, boot, time and the reason follow.
 const OUR_COMMENT: &str = "dhc run ";
 
-/// The longest comment.
-const COMMENT_MAX: usize = 300;
+/// Has Slurm write times in UTC.
+const UTC: (&str, &str) = ("TZ", "UTC0");
+
+/// How far the clock of Slurm may be from dhc's own where dhc did not live to read Slurm's.
+const CLOCKS_APART_S: i64 = 60;
+
+/// The longest comment: room for the runs of [`super::scheduler::RUNS_MAX`], the longest reason, and a sentence.
+const COMMENT_MAX: usize = 1000;
 
 /// The reason that slurmctld itself gives for a node that has fallen silent: nobody's mark.
 const SILENT: &str = "Not responding";
@@ -74,7 +82,9 @@ impl<'a> Slurm<'a> {
     fn show(&self, node: &str) -> Result<Shown, SchedulerError> {
         let name = node_name(node)?;
         let what = format!("Slurm does not tell how {name} stands");
-        let command = Command::new("scontrol", ANSWER).args(["show", "node", name]);
+        let command = Command::new("scontrol", ANSWER)
+            .args(["show", "node", name])
+            .env(UTC.0, UTC.1);
         let text = self.ask(&what, &command)?;
         // `ALL` and the names of node sets are host names by their letters.
         Shown::parse(name, &text).ok_or_else(|| SchedulerError::Refused {
@@ -98,7 +108,7 @@ impl Scheduler for Slurm<'_> {
         "slurm"
     }
 
-    fn look(&self, node: &str) -> Result<Standing, SchedulerError> {
+    fn look(&self, node: &str) -> Result<Seen, SchedulerError> {
         let shown = self.show(node)?;
         // Whoever has the node to himself for maintenance does not want it touched, unless that is dhc. A busy node does not
         // show it.
@@ -107,19 +117,21 @@ impl Scheduler for Slurm<'_> {
             what: format!("Slurm does not tell who has reserved {node}"),
             said: chain(&error),
         })?;
-        Ok(match others {
+        let standing = match others {
             Some(words) => Standing::Marked {
                 state: "reserved for maintenance".to_owned(),
                 words,
                 by: By::Another,
             },
             None => shown.standing(),
-        })
+        };
+        let bearer = shown.bearer;
+        Ok(Seen { standing, bearer })
     }
 
     fn words(&self, step: &Step) -> Option<String> {
         let marking = self.markings.get(&step.action)?;
-        Some(fill(&marking.reason, step))
+        Some(marking.reason.of(step))
     }
 
     /// Slurm knows no update on condition: between the look and the mark lie some milliseconds.
@@ -127,27 +139,41 @@ impl Scheduler for Slurm<'_> {
         &self,
         step: &Step,
         words: &str,
-        _: &Standing,
-        _: Timestamp,
+        mark: &Mark,
+        _: &Seen,
+        now: Timestamp,
     ) -> Result<(), SchedulerError> {
         let state = self
             .markings
             .get(&step.action)
             .map_or("drain", |marking| marking.state.word());
-        let run = step.run();
-        let comment = comment(&format!("{OUR_COMMENT}{run}: {words} since {}", step.why));
+        let comment = |when| comment(mark, when, words, &step.why);
+        let about = comment(When::About(now));
         self.update(
             &step.node,
             vec![
                 format!("state={state}"),
                 format!("reason={words}"),
-                format!("comment={comment}"),
+                format!("comment={about}"),
             ],
-        )
+        )?;
+        // When Slurm has noted the reason is known only now.
+        let shown = self.show(&step.node)?;
+        let Some(at) = shown
+            .noted_at
+            .filter(|_| shown.reason == words && shown.comment == about)
+        else {
+            return Err(SchedulerError::Refused {
+                what: format!("the mark on {} is not dhc's any more", step.node),
+                said: format!("its reason is `{}`", shown.reason),
+            });
+        };
+        let exactly = comment(When::At(at));
+        self.update(&step.node, vec![format!("comment={exactly}")])
     }
 
-    fn give_back(&self, node: &str, _: Timestamp) -> Result<String, SchedulerError> {
-        // Slurm keeps a comment that is not taken away, and it would vouch for a mark that somebody else makes later.
+    fn give_back(&self, node: &str, _: &Seen, _: Timestamp) -> Result<String, SchedulerError> {
+        // Slurm keeps a comment that is not taken away.
         self.update(node, vec!["state=resume".to_owned(), "comment=".to_owned()])?;
         Ok(match self.let_go(node) {
             Ok(names) if names.is_empty() => "given back".to_owned(),
@@ -182,8 +208,11 @@ struct Shown {
     /// The state and its flags, such as `IDLE+DRAIN`.
     state: String,
     reason: String,
+    /// When Slurm has noted the reason.
+    noted_at: Option<Timestamp>,
     comment: String,
     host: String,
+    bearer: Bearer,
 }
 
 impl Shown {
@@ -204,15 +233,25 @@ impl Shown {
             .find_map(|line| line.split_once("NodeHostName="));
         let reason = line("Reason=").unwrap_or_default();
         // ` [user@time]` follows.
-        let reason = match reason.rsplit_once(" [") {
-            Some((reason, who)) if who.ends_with(']') => reason.to_owned(),
-            _ => reason,
+        let (reason, noted) = match reason.rsplit_once(" [") {
+            Some((reason, who)) if who.ends_with(']') => (reason.to_owned(), who.to_owned()),
+            _ => (reason, String::new()),
         };
+        let noted = noted.trim_end_matches(']').rsplit_once('@');
+        // In a line of its own, where there is one; neither reason nor comment begins a line so.
+        let instance_id = line("InstanceId=").map(|rest| word(&rest));
+        let booted = line("BootTime=").map(|rest| word(&rest));
         is_it.then_some(Shown {
             state: word(&line("State=")?),
             reason: reason.trim().to_owned(),
+            noted_at: noted.and_then(|(_, time)| time_in_utc(time)),
             comment: line("Comment=").unwrap_or_default(),
             host: host.map_or_else(String::new, |(_, rest)| word(rest)),
+            bearer: Bearer {
+                instance_id: instance_id.filter(|id| id.starts_with("i-")),
+                boot_id: None,
+                booted_at: booted.as_deref().and_then(time_in_utc),
+            },
         })
     }
 
@@ -231,38 +270,75 @@ impl Shown {
         Standing::Marked {
             state: self.state.to_ascii_lowercase(),
             words: self.reason.clone(),
-            by: author(&self.reason, &self.comment),
+            by: author(&self.reason, self.noted_at, &self.comment),
         }
     }
 }
 
-/// Who wrote a reason, as far as the comment tells: dhc repeats there what it has written, and on the word of which run.
-fn author(words: &str, comment: &str) -> By {
-    let said = comment
-        .strip_prefix(OUR_COMMENT)
-        .and_then(|rest| rest.split_once(": "))
-        .and_then(|(run, rest)| Some((run, rest.strip_prefix(words)?)));
-    match said {
-        Some((run, rest))
-            if !words.is_empty()
-                && rest.starts_with(" since ")
-                && ulid::Ulid::from_string(run).is_ok() =>
-        {
-            By::Dhc {
-                run: run.to_owned(),
-            }
-        }
-        _ => By::Another,
-    }
+/// When a mark was made.
+#[derive(Clone, Copy)]
+enum When {
+    /// By the clock of dhc, which is about that of Slurm.
+    About(Timestamp),
+    /// By the clock of Slurm.
+    At(Timestamp),
 }
 
-/// A text that Slurm takes: one line of printable ASCII without quotes.
-fn comment(text: &str) -> String {
+/// Who wrote a reason that Slurm has noted at that time, as far as the comment tells: dhc repeats there what it has written
+/// and when, and on the word of which runs.
+fn author(words: &str, noted_at: Option<Timestamp>, comment: &str) -> By {
+    let ours = || {
+        let (head, rest) = comment.strip_prefix(OUR_COMMENT)?.split_once(": ")?;
+        let is_it = !words.is_empty() && rest.strip_prefix(words)?.starts_with(" since ");
+        let [runs, action, "boot", boot, when, at] = head.split(' ').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let apart = noted_at?.duration_since(at.parse().ok()?).as_secs().abs();
+        let is_then = match when {
+            "at" => apart == 0,
+            "about" => apart <= CLOCKS_APART_S,
+            _ => false,
+        };
+        let runs: Vec<String> = runs.split(',').map(str::to_owned).collect();
+        let are_runs = runs.iter().all(|run| ulid::Ulid::from_string(run).is_ok());
+        let mark = Mark {
+            action: serde_json::from_value(action.into()).ok()?,
+            runs,
+            boot: if boot == "-" { "" } else { boot }.to_owned(),
+        };
+        (is_it && is_then && are_runs).then_some(mark)
+    };
+    ours().map_or(By::Another, By::Dhc)
+}
+
+/// What dhc writes beside a reason: one line of printable ASCII without quotes.
+fn comment(mark: &Mark, when: When, words: &str, why: &str) -> String {
+    let (runs, action) = (mark.runs.join(","), mark.action);
+    let boot = Some(&*mark.boot).filter(|boot| !boot.is_empty());
+    let boot = boot.unwrap_or("-");
+    let (when, at) = match when {
+        When::About(at) => ("about", at),
+        When::At(at) => ("at", at),
+    };
+    let at = at.round(Unit::Second).unwrap_or(at);
+    plain(&format!(
+        "{OUR_COMMENT}{runs} {action} boot {boot} {when} {at}: {words} since {why}"
+    ))
+}
+
+/// A time as Slurm writes it in UTC.
+fn time_in_utc(text: &str) -> Option<Timestamp> {
+    format!("{text}Z").parse().ok()
+}
+
+/// A text that Slurm takes and gives back as it is.
+fn plain(text: &str) -> String {
     let plain = |c: char| {
         let is_plain = c == ' ' || (c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '`'));
         if is_plain { c } else { '_' }
     };
-    text.chars().take(COMMENT_MAX).map(plain).collect()
+    let text: String = text.chars().take(COMMENT_MAX).map(plain).collect();
+    text.trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -319,30 +395,60 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_vouches_for_the_words_that_it_repeats_and_for_no_others() {
-        let comment = &format!("dhc run {RUN}: Action:Reboot since gpu.lost: gpu3 is lost");
-        let run = RUN.to_owned();
-        assert_eq!(author("Action:Reboot", comment), By::Dhc { run });
-        for (words, comment) in [
-            ("Action:Replace", &**comment),
-            ("dhc: bad fan, ticket 4711 (Ann)", comment),
-            ("new cable", comment),
-            ("Action", comment),
-            ("", comment),
-            ("Action:Reboot", ""),
-            (
-                "Action:Reboot",
-                "dhc run by Ann: Action:Reboot since I say so",
-            ),
-            ("Action:Reboot", "Action:Reboot since Ann said so"),
+    fn a_comment_vouches_for_the_words_and_the_time_that_it_repeats_and_for_no_others() {
+        let time = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        let at = time("2026-01-02T03:04:05Z");
+        let mark = Mark {
+            action: Action::Reboot,
+            runs: vec![RUN.to_owned(), RUN.replace('A', "B")],
+            boot: "0f-3b".to_owned(),
+        };
+        let comment = |when| comment(&mark, when, "Action:Reboot", "gpu.lost: gpu3 is lost");
+        let exactly = &comment(When::At(at.unwrap()));
+        let about = &comment(When::About(at.unwrap()));
+        let ours = By::Dhc(mark.clone());
+        assert_eq!(author("Action:Reboot", at, exactly), ours);
+        let later = time("2026-01-02T03:04:06Z");
+        assert_eq!(author("Action:Reboot", later, about), ours);
+        let old = &format!("dhc run {RUN}: Action:Reboot since gpu.lost: gpu3 is lost");
+        for (words, at, comment) in [
+            ("Action:Replace", at, &**exactly),
+            ("dhc: bad fan, ticket 4711 (Ann)", at, exactly),
+            ("new cable", at, exactly),
+            ("Action", at, exactly),
+            ("", at, exactly),
+            ("Action:Reboot", at, ""),
+            ("Action:Reboot", later, exactly),
+            ("Action:Reboot", None, exactly),
+            ("Action:Reboot", time("2026-01-02T03:05:06Z"), about),
+            ("Action:Reboot", at, old),
+            ("Action:Reboot", at, &exactly.replace(RUN, "Ann")),
+            ("Action:Reboot", at, &exactly.replace(" reboot ", " dance ")),
         ] {
-            assert_eq!(author(words, comment), By::Another, "{words}, {comment}");
+            assert_eq!(
+                author(words, at, comment),
+                By::Another,
+                "{words}, {comment}"
+            );
         }
     }
 
     #[test]
     fn a_comment_is_one_plain_line() {
-        assert_eq!(comment("a \"b\"\nc\u{e4}"), "a _b__c_");
-        assert_eq!(comment(&"x".repeat(1000)).len(), COMMENT_MAX);
+        assert_eq!(plain("a \"b\"\nc\u{e4}"), "a _b__c_");
+        assert_eq!(plain(&"x".repeat(2000)).len(), COMMENT_MAX);
+    }
+
+    #[test]
+    fn the_longest_mark_fits_into_a_comment() {
+        let mark = Mark {
+            action: Action::Investigate,
+            runs: vec![RUN.to_owned(); super::super::scheduler::RUNS_MAX],
+            boot: "b".repeat(64),
+        };
+        let words = "w".repeat(super::super::policy::REASON_MAX);
+        let at = "2026-01-02T03:04:05Z".parse().unwrap();
+        let comment = comment(&mark, When::About(at), &words, &"why ".repeat(1000));
+        assert!(comment.contains(&format!("{words} since why")), "{comment}");
     }
 }

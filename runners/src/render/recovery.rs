@@ -4,7 +4,7 @@ use comfy_table::Cell;
 use dhc_thresholds::Action;
 
 use super::{Paper, status_cell, table};
-use crate::recover::{Attempts, Done, Event, Plan};
+use crate::recover::{Attempts, Done, Event, Outcome, Plan};
 
 /// What would be done to which node.
 pub fn plan(plan: &Plan, paper: Paper) -> String {
@@ -20,7 +20,12 @@ pub fn plan(plan: &Plan, paper: Paper) -> String {
             status_cell(step.status, paper),
             Cell::new(step.action),
             Cell::new(&step.why),
-            Cell::new(step.held.as_deref().unwrap_or_default()),
+            Cell::new(
+                step.held
+                    .as_ref()
+                    .or(step.noted.as_ref())
+                    .map_or("", String::as_str),
+            ),
         ]);
     }
     text.push_str(&format!("{table}\n\n"));
@@ -56,10 +61,10 @@ pub fn plan(plan: &Plan, paper: Paper) -> String {
 pub fn done(all: &[Done]) -> String {
     all.iter()
         .map(|done| {
-            let word = if done.outcome.is_done() {
-                "done"
-            } else {
-                "NOT DONE"
+            let word = match done.outcome {
+                Outcome::Held => "not done",
+                outcome if outcome.is_done() => "done",
+                _ => "NOT DONE",
             };
             format!("{}: {} {word}: {}\n", done.node, done.action, done.what)
         })
