@@ -462,6 +462,103 @@ fn what_others_have_taken_out_of_service_is_left_as_it_is() {
 }
 
 #[test]
+fn only_the_very_mark_that_dhc_made_is_its_own() {
+    let cluster = Cluster::up();
+    let policy = cluster.policy("hyperpod");
+    let lost = cluster.result(LOST, "h1", "b1");
+    assert_eq!(
+        cluster.apply(&policy, &[&lost]),
+        (0, vec!["h1 done".to_owned()])
+    );
+    // The comment tells when Slurm has noted the reason.
+    let (_, reason, comment) = cluster.mark("h1");
+    let comment = comment.unwrap();
+    let tells =
+        |comment: &str| comment.contains(" reboot boot b1 at 20") && comment.contains("Z: ");
+    assert!(tells(&comment), "{comment}, {reason:?}");
+    // A stronger mark in place of it is dhc's too, and stands for both runs; a milder one never takes its place.
+    let links = cluster.result(LINK_DOWN, "h1", "b1");
+    let report: Value = serde_json::from_slice(&std::fs::read(&links).unwrap()).unwrap();
+    let run = report["run"]["id"].as_str().unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(
+        cluster.apply(&policy, &[&links]),
+        (0, vec!["h1 done".to_owned()])
+    );
+    let pending = cluster.mark("h1");
+    assert!(
+        pending
+            .1
+            .as_deref()
+            .unwrap()
+            .starts_with("Action:Replace [")
+    );
+    assert!(
+        pending
+            .2
+            .as_deref()
+            .unwrap()
+            .starts_with(&format!("dhc run {run},"))
+    );
+    std::fs::remove_file(cluster.path("history.sqlite")).unwrap();
+    let missing = cluster.result("p5.48xlarge-seven-gpus", "h1", "b2");
+    assert_eq!(
+        cluster.apply(&policy, &[&missing]),
+        (0, vec!["h1 held".to_owned()])
+    );
+    assert_eq!(cluster.mark("h1"), pending);
+    let one = cluster.verify("h1", &named(SOUND, "h1", "b2"), &policy, &links);
+    assert_eq!(one.status.code(), Some(4), "{one:?}");
+    assert_eq!(cluster.mark("h1"), pending);
+    // Somebody resumes the node, and somebody else fails it in the same words; the comment is there still.
+    cluster.slurm(&["scontrol", "update", "nodename=h1", "state=resume"]);
+    std::thread::sleep(Duration::from_millis(1100));
+    cluster.slurm(&[
+        "scontrol",
+        "update",
+        "nodename=h1",
+        "state=fail",
+        "reason=Action:Replace",
+    ]);
+    let hers = cluster.mark("h1");
+    assert_eq!(hers.2, pending.2);
+    assert_ne!(hers.1, pending.1);
+    let again = cluster.result(LINK_DOWN, "h1", "b3");
+    assert_eq!(
+        cluster.apply(&policy, &[&again]),
+        (4, vec!["h1 left_alone".to_owned()])
+    );
+    let sound = cluster.verify("h1", &named(SOUND, "h1", "b3"), &policy, &again);
+    assert_eq!(sound.status.code(), Some(4), "{sound:?}");
+    assert_eq!(cluster.mark("h1"), hers);
+}
+
+#[test]
+fn what_was_found_before_slurm_saw_the_node_start_is_not_acted_upon() {
+    let cluster = Cluster::up();
+    let policy = cluster.policy("hyperpod");
+    let lost = cluster.result(LOST, "h1", "b1");
+    // A run of long before this machine was started.
+    let mut report: Value = serde_json::from_slice(&std::fs::read(&lost).unwrap()).unwrap();
+    report["run"]["id"] = "01JF0000000000000000000000".into();
+    report["run"]["started_at"] = "2024-12-13T00:00:00Z".into();
+    let old = cluster.path("old.json");
+    std::fs::write(&old, report.to_string()).unwrap();
+    let output = cluster.recover("apply", &policy, &[&old]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("the node was started at 2"), "{said}");
+    assert_eq!(cluster.mark("h1").1, None);
+    // Where a mark is gone, the scheduler's word counts and not the history's: it is made again for a new run.
+    let mark = |result: &Path| cluster.apply(&policy, &[result]);
+    let done = (0, vec!["h1 done".to_owned()]);
+    assert_eq!(mark(&lost), done);
+    cluster.slurm(&["scontrol", "update", "nodename=h1", "state=resume"]);
+    assert_eq!(mark(&cluster.result(LOST, "h1", "b1")), done);
+    assert_eq!(cluster.mark("h1").0, "IDLE+FAIL");
+}
+
+#[test]
 fn a_node_that_has_fallen_silent_is_nobody_s_and_can_be_marked() {
     let cluster = Cluster::up();
     cluster.tool(&["kill", "h4"]);

@@ -870,3 +870,102 @@ fn recovery_may_touch_nodes_and_nothing_else() {
         objects[1]["metadata"]["name"]
     );
 }
+
+#[test]
+fn a_machine_that_was_started_or_exchanged_since_the_result_is_not_marked() {
+    let other: [(&str, Change); 2] = [
+        ("is in the boot b-new now", |node| {
+            node["status"]["nodeInfo"] = json!({"bootID": "b-new"});
+        }),
+        ("is the machine i-0new now", |node| {
+            node["spec"]["providerID"] =
+                "aws:///use1-az1/sagemaker/cluster/hyperpod-x1-i-0new".into();
+        }),
+    ];
+    for (words, change) in other {
+        let mut node = node();
+        change(&mut node);
+        let api = Api::with(node.clone(), Mood::Well);
+        let (policy, result) = (api.policy("hyperpod"), api.result(LOST));
+        let (exit, nodes) = api.apply(&policy, &result);
+        assert_eq!((exit, &nodes[0]["outcome"]), (0, &"held".into()), "{nodes}");
+        let what = nodes[0]["what"].as_str().unwrap();
+        assert!(what.contains(words), "{what}");
+        assert_eq!(api.node(), node);
+    }
+    // The same machine and boot as Kubernetes may name it.
+    let mut node = node();
+    node["status"]["nodeInfo"] = json!({"bootID": "b1"});
+    node["spec"]["providerID"] =
+        "aws:///use1-az1/sagemaker/cluster/hyperpod-x1-i-0a1b2c3d4e5f60718".into();
+    let api = Api::with(node, Mood::Well);
+    let (exit, nodes) = api.apply(&api.policy("hyperpod"), &api.result(LOST));
+    assert_eq!((exit, &nodes[0]["outcome"]), (0, &"done".into()), "{nodes}");
+}
+
+#[test]
+fn a_replacement_that_is_asked_for_is_never_made_a_reboot_and_a_reboot_can_become_one() {
+    let api = Api::with(node(), Mood::Well);
+    let (policy, lost, links) = (
+        api.policy("hyperpod"),
+        api.result(LOST),
+        api.result(LINK_DOWN),
+    );
+    assert_eq!(api.apply(&policy, &lost).0, 0);
+    assert_eq!(api.apply(&policy, &links).0, 0);
+    let health = format!("{DOMAIN}/node-health-status");
+    let pending = || api.node()["metadata"]["labels"][&health].clone();
+    assert_eq!(pending(), "UnschedulablePendingReplacement");
+    for _ in 0..2 {
+        let (exit, nodes) = api.apply(&policy, &api.result("p5.48xlarge-seven-gpus"));
+        assert_eq!((exit, &nodes[0]["outcome"]), (0, &"held".into()), "{nodes}");
+        assert_eq!(pending(), "UnschedulablePendingReplacement");
+        std::fs::remove_file(api.path("history.sqlite")).unwrap();
+    }
+    // The mark stands for the reboot before it as well, whose fault has to be gone too.
+    let output = api.verify(&policy, &links);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&lost).unwrap()).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains(report["run"]["id"].as_str().unwrap()),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_annotation_that_dhc_has_left_vouches_for_nobody_s_later_label() {
+    for is_tainted_again in [false, true] {
+        let api = Api::with(node(), Mood::Well);
+        let (policy, result) = (api.policy("hyperpod"), api.result(LOST));
+        assert_eq!(api.apply(&policy, &result).0, 0);
+        // HyperPod reboots the node and takes back what keeps it out. Then Ann asks for a reboot, in the same words, and
+        // HyperPod may taint it for that.
+        let taints = node()["spec"]["taints"].clone();
+        let health = format!("{DOMAIN}/node-health-status");
+        {
+            let node = &mut api.state().node;
+            node["spec"]["taints"] = taints;
+            if is_tainted_again {
+                node["spec"]["taints"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!({"key": health, "value": "Unschedulable", "effect": "NoSchedule"}));
+            }
+            assert_eq!(
+                node["metadata"]["labels"][&health],
+                "UnschedulablePendingReboot"
+            );
+        }
+        let before = api.node();
+        let (exit, nodes) = api.apply(&policy, &api.result(LINK_DOWN));
+        assert_eq!(
+            (exit, &nodes[0]["outcome"]),
+            (4, &"left_alone".into()),
+            "{nodes}"
+        );
+        let output = api.verify(&policy, &result);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        assert_eq!(api.node(), before);
+    }
+}

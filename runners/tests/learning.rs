@@ -622,11 +622,8 @@ fn a_slow_card_is_watched_in_one_run_and_fails_in_two_of_three() {
     );
     // The outcome is a result like any other.
     let together = site.write("together.json", &said.out);
-    site.dhc(
-        &["recover", "plan", "--history", "history.sqlite"],
-        &[together],
-    )
-    .ends(0, &["node4"]);
+    site.dhc(&["recover", "plan", "--state", "state"], &[together])
+        .ends(0, &["node4"]);
 }
 
 #[test]

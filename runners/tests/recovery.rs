@@ -8,11 +8,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::Dhc;
 use dhc_fixtures::FakeNode;
+use dhc_runners::tables;
+use dhc_thresholds::{
+    CheckReport, Ending, Identity, Kind, NodeReport, Record, Report, Run, Subject,
+};
 use serde_json::Value;
 
 /// A place with a Slurm, a history, and results.
@@ -44,7 +49,9 @@ impl Site {
              if [ -e \"{nodes}/$name.instance\" ]; then echo \"   InstanceId=$(cat \"{nodes}/$name.instance\") InstanceType=p5\"; fi\n\
              if [ -n \"$reason\" ]; then at=$(date -r \"{nodes}/$name\" +%Y-%m-%dT%H:%M:%S); echo \"   Reason=$reason [root@$at]\"; fi\n\
              exit;;\n\
-             'show reservation') cat \"{here}/reservations\" 2>/dev/null || echo 'No reservations in the system'; exit;;\n\
+             'show reservation')\n\
+             if [ -e \"{here}/hook\" ]; then mv \"{here}/hook\" \"{here}/hook.run\"; sh \"{here}/hook.run\"; fi\n\
+             cat \"{here}/reservations\" 2>/dev/null || echo 'No reservations in the system'; exit;;\n\
              'show hostnames') echo \"$3\" | tr , '\\n'; exit;;\n\
              'delete '*) rm \"{here}/reservations\"; exit;;\n\
              esac\n\
@@ -880,4 +887,484 @@ fn a_reset_that_is_asked_for_as_a_reboot_counts_as_one() {
         plan["steps"][0]["action"].as_str().unwrap().to_owned()
     });
     assert_eq!(actions, ["reset", "reboot"]);
+}
+
+/// A result that was stored, changed.
+fn changed(result: &Path, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let mut report: Value = serde_json::from_slice(&std::fs::read(result).unwrap()).unwrap();
+    change(&mut report);
+    let path = result.with_file_name(name);
+    std::fs::write(&path, report.to_string()).unwrap();
+    path
+}
+
+fn run_of(result: &Path) -> String {
+    let report: Value = serde_json::from_slice(&std::fs::read(result).unwrap()).unwrap();
+    report["run"]["id"].as_str().unwrap().to_owned()
+}
+
+/// Past the second in which Slurm has noted the last reason.
+fn a_second_later() {
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+}
+
+const LINK_DOWN: &str = "p5.48xlarge-link-down";
+
+#[test]
+fn a_machine_that_was_started_or_exchanged_since_the_result_is_not_marked() {
+    for (file, text, why) in [
+        ("boot", "2999-01-01T00:00:00", "was started at 2999-01-01"),
+        ("instance", "i-0new", "is the machine i-0new now"),
+    ] {
+        let site = Site::new();
+        let policy = site.policy("hyperpod");
+        let lost = site.result(LOST, "n1", "b1");
+        let told = site.path(&format!("nodes/n1.{file}"));
+        std::fs::write(&told, text).unwrap();
+        let said = site.apply(&policy, &[&lost], 0);
+        assert_eq!(outcomes(&said), ["n1 held"], "{said}");
+        assert!(said.contains(why), "{said}");
+        assert_eq!(site.acts(), 0);
+        // What Slurm tells of the very machine, or does not tell, stops nothing.
+        for text in ["2020-01-01T00:00:00", "None"] {
+            std::fs::write(&told, if file == "boot" { text } else { "i-0n1" }).unwrap();
+            let outcome = outcomes(&site.apply(&policy, &[&lost], 0));
+            assert!(
+                ["n1 done", "n1 held"].contains(&&*outcome[0]),
+                "{outcome:?}"
+            );
+        }
+        assert_eq!(site.acts(), 1);
+    }
+}
+
+#[test]
+fn a_replacement_that_is_asked_for_is_never_made_a_reboot() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let links = site.result_of("nvlink", LINK_DOWN, "n1", "b1");
+    site.apply(&policy, &[&links], 0);
+    assert_eq!(site.slurm("n1"), "fail|Action:Replace");
+    for boot in ["b1", "b2"] {
+        for is_lost in [false, true] {
+            if is_lost {
+                std::fs::rename(site.path("history.sqlite"), site.path("lost")).unwrap();
+            }
+            let missing = site.result("p5.48xlarge-seven-gpus", "n1", boot);
+            let said = site.apply(&policy, &[&missing], 0);
+            assert_eq!(outcomes(&said), ["n1 held"], "{said}");
+            assert!(said.contains("for a replace already"), "{said}");
+            assert_eq!(site.slurm("n1"), "fail|Action:Replace");
+            if is_lost {
+                std::fs::rename(site.path("lost"), site.path("history.sqlite")).unwrap();
+            }
+        }
+    }
+    assert_eq!(site.acts(), 1);
+}
+
+#[test]
+fn a_mark_that_was_made_while_the_checks_ran_is_not_given_back() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    let links = site.result_of("nvlink", LINK_DOWN, "n1", "b2");
+    // Somebody else applies another result as soon as verify has looked.
+    let applies = format!(
+        "{} recover apply {} --policy {} --history {} --tools {} --state {} >\"{}\" 2>&1",
+        env!("CARGO_BIN_EXE_dhc"),
+        links.display(),
+        policy.display(),
+        site.path("history.sqlite").display(),
+        site.tools.tools().display(),
+        site.path("head").display(),
+        site.path("applied").display(),
+    );
+    std::fs::write(site.path("hook"), applies).unwrap();
+    let sound = site.verify(&on(SOUND, "n1", "b3"), &policy, &[&lost], &[]);
+    let applied = std::fs::read_to_string(site.path("applied")).unwrap();
+    assert_eq!(site.slurm("n1"), "fail|Action:Replace", "{applied}");
+    assert_eq!(sound.status.code(), Some(4), "{sound:?}");
+    let said = String::from_utf8_lossy(&sound.stderr);
+    assert!(
+        said.contains("it was marked meanwhile") && said.contains(&run_of(&links)),
+        "{said}"
+    );
+    let both = site.verify(&on(SOUND, "n1", "b3"), &policy, &[&lost, &links], &[]);
+    assert_eq!(both.status.code(), Some(0), "{both:?}");
+    assert_eq!(site.slurm("n1"), "idle");
+}
+
+#[test]
+fn a_comment_that_dhc_has_left_vouches_for_nobody_s_later_mark() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    // HyperPod reboots the node and resumes it, and Slurm keeps the comment. Then Ann asks for a reboot, in the same words.
+    std::fs::remove_file(site.path("nodes/n1")).unwrap();
+    a_second_later();
+    std::fs::write(site.path("nodes/n1"), "fail|Action:Reboot").unwrap();
+    assert!(site.path("nodes/n1.comment").exists());
+    let links = site.result_of("nvlink", LINK_DOWN, "n1", "b2");
+    let said = site.apply(&policy, &[&links], 4);
+    assert_eq!(outcomes(&said), ["n1 left_alone"], "{said}");
+    let sound = site.verify(&on(SOUND, "n1", "b3"), &policy, &[&lost], &[]);
+    assert_eq!(sound.status.code(), Some(4), "{sound:?}");
+    assert_eq!(site.slurm("n1"), "fail|Action:Reboot");
+}
+
+#[test]
+fn a_node_that_was_given_back_elsewhere_can_be_marked_again_in_the_same_boot() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    // On the node itself, which has no history of its own.
+    let (head, history) = (site.path("head.sqlite"), site.path("history.sqlite"));
+    std::fs::rename(&history, &head).unwrap();
+    let sound = site.verify(&on(SOUND, "n1", "b1"), &policy, &[&lost], &[]);
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    assert_eq!(site.slurm("n1"), "idle");
+    std::fs::rename(&head, &history).unwrap();
+    let again = site.result(LOST, "n1", "b1");
+    let plan = site.plan("default", &[&again]);
+    assert!(plan["steps"][0]["held"].is_null(), "{plan}");
+    assert_eq!(outcomes(&site.apply(&policy, &[&again], 0)), ["n1 done"]);
+    assert!(site.slurm("n1").starts_with("drain"));
+}
+
+#[test]
+fn a_mark_tells_of_every_run_that_is_open_whatever_history_is_there() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let memory = site.result_of("gpu-memory", "p5.48xlarge-remap-failed", "n1", "b1");
+    let links = site.result_of("nvlink", LINK_DOWN, "n1", "b2");
+    for result in [&memory, &links] {
+        assert_eq!(outcomes(&site.apply(&policy, &[result], 0)), ["n1 done"]);
+        assert_eq!(site.slurm("n1"), "fail|Action:Replace");
+    }
+    std::fs::remove_file(site.path("history.sqlite")).unwrap();
+    let here = on(SOUND, "n1", "b3");
+    let one = site.verify(&here, &policy, &[&links], &[]);
+    assert_eq!(one.status.code(), Some(4), "{one:?}");
+    let said = String::from_utf8_lossy(&one.stderr);
+    assert!(said.contains(&run_of(&memory)), "{said}");
+    assert_eq!(site.slurm("n1"), "fail|Action:Replace");
+    let both = site.verify(&here, &policy, &[&links, &memory], &[]);
+    assert_eq!(both.status.code(), Some(0), "{both:?}");
+    assert_eq!(site.slurm("n1"), "idle");
+}
+
+#[test]
+fn nodes_that_claim_to_be_one_machine_are_as_many_as_their_names() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let results = [1, 2, 3].map(|node| {
+        let result = site.result(LOST, &format!("n{node}"), "b1");
+        changed(&result, &format!("same{node}.json"), |report| {
+            report["nodes"][0]["identity"]["instance_id"] = "i-0same".into();
+        })
+    });
+    let results = results.each_ref().map(PathBuf::as_path);
+    let said = site.apply(&policy, &results, 4);
+    assert_eq!(outcomes(&said), ["n1 held", "n2 held", "n3 held"]);
+    // Nor do they pass one after the other.
+    for (result, exit) in results.iter().zip([0, 0, 4]) {
+        site.apply(&policy, &[result], exit);
+    }
+    assert_eq!(site.acts(), 2);
+}
+
+#[test]
+fn a_result_that_has_expired_hides_no_fault_that_another_has_found() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let links = site.path("links.json");
+    std::fs::rename(site.result_of("nvlink", LINK_DOWN, "n1", "b1"), &links).unwrap();
+    let old = changed(&site.result(LOST, "n1", "b1"), "old.json", |report| {
+        report["run"]["expires_at"] = "2020-01-01T00:00:00Z".into();
+    });
+    for results in [[&*old, &*links], [&*links, &*old]] {
+        let plan = site.plan("default", &results);
+        let step = &plan["steps"][0];
+        assert!(step["held"].is_null(), "{plan}");
+        let causes: Vec<&Value> = step["causes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|cause| &cause["check"])
+            .collect();
+        assert!(causes.iter().all(|check| **check == "nvlink"), "{plan}");
+    }
+    assert_eq!(
+        outcomes(&site.apply(&policy, &[&old, &links], 0)),
+        ["n1 done"]
+    );
+    assert!(site.slurm("n1").starts_with("drain|dhc:nvlink."));
+    let unreadable = changed(&old, "unreadable.json", |report| {
+        report["run"]["expires_at"] = "soon".into()
+    });
+    let plan = site.plan("default", &[&unreadable]);
+    let held = plan["steps"][0]["held"].as_str().unwrap();
+    assert!(held.contains("cannot be read (`soon`)"), "{held}");
+}
+
+#[test]
+fn a_result_of_a_clock_that_is_ahead_is_held_and_hides_none_of_today() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let ahead = |result: &Path, name: &str| {
+        changed(result, name, |report| {
+            report["run"]["id"] = "03ZZZZZZZZ0000000000000000".into();
+            report["run"]["expires_at"] = "9999-01-01T00:00:00Z".into();
+        })
+    };
+    let lost = site.path("lost.json");
+    std::fs::rename(site.result(LOST, "n1", "b1"), &lost).unwrap();
+    let sound = site.result(SOUND, "n1", "b1");
+    let (lost_ahead, sound_ahead) = (ahead(&lost, "la.json"), ahead(&sound, "sa.json"));
+    let said_later = changed(&lost, "later.json", |report| {
+        report["run"]["started_at"] = "2999-01-01T00:00:00Z".into();
+    });
+    for results in [
+        &[&*lost_ahead] as &[&Path],
+        &[&*lost_ahead, &*sound],
+        &[&*said_later],
+    ] {
+        let said = site.apply(&policy, results, 0);
+        assert_eq!(outcomes(&said), ["n1 held"], "{said}");
+        assert!(said.contains("a clock is wrong"), "{said}");
+        assert_eq!(site.acts(), 0);
+    }
+    let said = site.apply(&policy, &[&sound_ahead, &lost], 0);
+    assert_eq!(outcomes(&said), ["n1 done"], "{said}");
+}
+
+#[test]
+fn a_run_is_acted_upon_once_however_it_is_judged() {
+    let site = Site::new();
+    let policy = site.policy("hyperpod");
+    let links = site.result_of("nvlink", LINK_DOWN, "n1", "b1");
+    site.apply(&policy, &[&links], 0);
+    std::fs::remove_file(site.path("nodes/n1")).unwrap();
+    let otherwise = changed(&links, "otherwise.json", |report| {
+        for fault in report["nodes"][0]["faults"].as_array_mut().unwrap() {
+            fault["class"] = "gpu.memory.remap_failed".into();
+        }
+    });
+    let said = site.apply(&policy, &[&otherwise], 0);
+    assert_eq!(outcomes(&said), ["n1 held"], "{said}");
+    assert!(said.contains("on the word of this very run"), "{said}");
+    assert_eq!(site.slurm("n1"), "idle");
+}
+
+#[test]
+fn a_check_that_is_left_out_has_not_passed() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    // A fault of the network cards besides, which this machine turns out not to have.
+    let lost = changed(&site.result(LOST, "n1", "b1"), "lost.json", |report| {
+        let faults = report["nodes"][0]["faults"].as_array_mut().unwrap();
+        let mut card = faults[0].clone();
+        card["class"] = "nic.port_down".into();
+        card["check"] = "rdma-nic".into();
+        faults.push(card);
+        report["judged_by"]["instance_type"] = "generic".into();
+    });
+    let here = on(SOUND, "n1", "b2");
+    let generic = Dhc::on(on("plain", "n9", "b1")).run(&[
+        "--check",
+        "rdma-nic",
+        "--instance-type",
+        "generic",
+    ]);
+    assert_eq!(generic.check("rdma-nic").status.to_string(), "skip");
+    let lost = changed(&lost, "generic.json", |report| {
+        report["judged_by"] = serde_json::to_value(&generic.report.judged_by).unwrap();
+    });
+    std::fs::remove_dir_all(here.root().join("sys/class/infiniband")).unwrap();
+    site.apply(&policy, &[&lost], 0);
+    let output = site.verify(&here, &policy, &[&lost], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(said.contains("rdma-nic did not pass again"), "{said}");
+    assert!(site.slurm("n1").starts_with("drain"));
+}
+
+/// What a run of today finds of the bandwidth of the network cards of a node; its card 3 has this one.
+fn loopback(node: usize, number: u64, bandwidth: f64) -> Report {
+    let metric = |name: &str| {
+        *tables::metrics_of("efa-loopback")
+            .iter()
+            .find(|metric| metric.name == name)
+            .unwrap()
+    };
+    let mut record = Record::new("efa-loopback", Ending::Finished);
+    for card in 0..32 {
+        let subject = Subject::new(Kind::Nic, format!("rdmap{card}s0"));
+        let sound = 11.8 + ((node * 7 + card * 5) % 11) as f64 * 0.02;
+        let value = if card == 3 { bandwidth } else { sound };
+        let metric = metric("efa.loopback.bandwidth");
+        record
+            .measurements
+            .push(metric.of(subject, value).over("efa").at_bytes(1 << 20));
+    }
+    let chosen = tables::built_in_table("p5.48xlarge").unwrap();
+    let check = CheckReport::new(record, &tables::metrics_of("efa-loopback"), &chosen.table);
+    let identity = Identity {
+        instance_id: Some(format!("i-{node:08}")),
+        instance_type: Some("p5.48xlarge".to_owned()),
+        boot_id: Some(format!("boot-{node}")),
+        ..Identity::default()
+    };
+    let node = NodeReport::new(format!("node{node}"), identity, vec![check]);
+    let now = std::time::SystemTime::now();
+    let id = ulid::Ulid::from_datetime(now - std::time::Duration::from_secs(1000 - number));
+    let run = Run {
+        id: id.to_string(),
+        dhc: "0.1.0".to_owned(),
+        level: "instance".to_owned(),
+        started_at: "2026-01-02T03:04:05Z".to_owned(),
+        duration_ms: 1,
+        expires_at: "9000-01-02T03:04:05Z".to_owned(),
+        environment: BTreeMap::new(),
+        options: None,
+    };
+    Report::new(run, chosen.judged_by, vec![node])
+}
+
+#[test]
+fn what_others_were_needed_to_see_is_acted_upon_once_and_not_verified_alone() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let keep = |name: &str, report: &Report| {
+        let path = site.path(name);
+        std::fs::write(&path, serde_json::to_vec(report).unwrap()).unwrap();
+        path
+    };
+    let all = (0..3).flat_map(|number| (0..7).map(move |node| (number, node)));
+    let all: Vec<PathBuf> = all
+        .map(|(number, node)| {
+            let speed = if node == 4 { 11.0 } else { 11.9 };
+            keep(
+                &format!("{node}-{number}.json"),
+                &loopback(node, number, speed),
+            )
+        })
+        .collect();
+    let compared = |name: &str, results: &[PathBuf]| {
+        let mut compare = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        let output = compare
+            .args(["compare", "--format", "json"])
+            .args(results)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        std::fs::write(site.path(name), output.stdout).unwrap();
+        site.path(name)
+    };
+    let first = compared("first.json", &all);
+    assert_eq!(outcomes(&site.apply(&policy, &[&first], 0)), ["node4 done"]);
+    let sound = site.verify(&on(SOUND, "node4", "boot-4"), &policy, &[&first], &[]);
+    assert_eq!(sound.status.code(), Some(4), "{sound:?}");
+    let said = String::from_utf8_lossy(&sound.stderr);
+    assert!(said.contains("`dhc compare` with efa-loopback"), "{said}");
+    assert!(site.slurm("node4").starts_with("drain"));
+    // Given back by hand; the same once more, also with newer runs of others, has nothing new to say of it.
+    std::fs::remove_file(site.path("nodes/node4")).unwrap();
+    let newer = keep("newer.json", &loopback(0, 500, 11.9));
+    let again = compared("again.json", &[all.clone(), vec![newer]].concat());
+    let said = site.apply(&policy, &[&again], 0);
+    assert_eq!(outcomes(&said), ["node4 held"], "{said}");
+    // A newer run of its own says more than a comparison of what was before.
+    let passes = keep("passes.json", &loopback(4, 400, 11.9));
+    for results in [[&*again, &*passes], [&*passes, &*again]] {
+        let plan = site.plan("default", &results);
+        let mut steps = plan["steps"].as_array().unwrap().iter();
+        let step = steps.find(|step| step["node"] == "node4").unwrap();
+        // The rest of the check is not in these results.
+        assert_eq!(step["action"], "none", "{plan}");
+    }
+    assert_eq!(site.acts(), 1);
+}
+
+#[test]
+fn a_reason_that_slurm_would_not_give_back_as_it_is_is_refused_with_its_line() {
+    let site = Site::new();
+    let lost = site.result(LOST, "n1", "b1");
+    let text = std::fs::read_to_string(site.policy("default")).unwrap();
+    let long = "{run}".repeat(8);
+    for (reason, why) in [
+        ("the node's fault", "quotes"),
+        ("a `fault`", "backticks"),
+        (r"a \\ fault", "backslashes"),
+        ("a fault ", "blank"),
+        (&*long, "up to 208"),
+    ] {
+        let policy = site.path("bad.toml");
+        std::fs::write(&policy, text.replace("dhc:{class}:{run}:reboot", reason)).unwrap();
+        let output = site.recover("apply", &policy, &[&lost]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        assert!(
+            said.contains(why) && said.contains("line 40"),
+            "{reason}: {said}"
+        );
+    }
+    assert_eq!(site.acts(), 0);
+}
+
+#[test]
+fn a_history_that_is_named_has_to_be_there_unless_it_is_to_be_made() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    let mistyped = site.path("histroy.sqlite");
+    for command in [
+        vec!["recover".as_ref(), "plan".as_ref(), lost.as_os_str()],
+        vec!["history".as_ref(), "n1".as_ref()],
+        vec!["history".as_ref()],
+    ] {
+        let mut dhc = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        let output = dhc
+            .args(command)
+            .arg("--history")
+            .arg(&mistyped)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("there is no history") && said.contains("histroy"),
+            "{said}"
+        );
+        assert!(!mistyped.exists());
+    }
+    let said = |output: Output| String::from_utf8(output.stderr).unwrap();
+    let made = said(site.recover("apply", &policy, &[&lost]));
+    assert!(
+        made.contains("made the history") && made.contains("history.sqlite"),
+        "{made}"
+    );
+    assert!(!said(site.recover("apply", &policy, &[&lost])).contains("made the history"));
+}
+
+#[test]
+fn a_result_of_a_newer_dhc_is_told_from_one_that_was_cut_short() {
+    let site = Site::new();
+    let lost = site.result(LOST, "n1", "b1");
+    let newer = changed(&lost, "newer.json", |report| {
+        report["status"] = "limping".into()
+    });
+    let text = std::fs::read(&lost).unwrap();
+    let cut = site.path("cut.json");
+    std::fs::write(&cut, &text[..text.len() / 2]).unwrap();
+    for (result, words) in [(newer, "use the dhc that wrote it"), (cut, "cut short")] {
+        let output = site.recover("plan", Path::new("default"), &[&result]);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(words), "{said}");
+    }
 }
