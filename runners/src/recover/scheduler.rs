@@ -4,6 +4,7 @@ use dhc_thresholds::Action;
 use jiff::Timestamp;
 
 use super::plan::Step;
+use super::policy::acts;
 use crate::machine::Machine;
 
 /// The most runs that a mark stands for: what a comment or an annotation has room for.
@@ -119,10 +120,11 @@ impl Mark {
     /// The mark that a step asks for on a node that bears this one of dhc's, if any: that stays open too.
     pub(super) fn of(step: &Step, before: Option<&Mark>) -> Mark {
         let deciding = std::iter::once(step.run());
-        let causes = step.causes.iter().map(|cause| cause.run.as_str());
+        let acting = step.causes.iter().filter(|cause| acts(cause.action));
+        let acting = acting.map(|cause| cause.run.as_str());
         let open = before.into_iter().flat_map(|mark| &mark.runs);
         let mut runs: Vec<String> = Vec::new();
-        for run in deciding.chain(causes).chain(open.map(String::as_str)) {
+        for run in deciding.chain(acting).chain(open.map(String::as_str)) {
             if !runs.iter().any(|known| known == run) {
                 runs.push(run.to_owned());
             }
