@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dhc_checks::host::{Host, ReadError};
+use dhc_checks::host::Host;
 use dhc_thresholds::{Hardware, Identity};
 
 use crate::tables;
-
-const NVIDIA: &str = "0x10de";
 
 /// Names the instance type where nothing on the node does.
 const TYPE_VARIABLE: &str = "DHC_INSTANCE_TYPE";
@@ -22,8 +20,11 @@ pub struct Machine {
     /// The instance type that firmware names, whatever the environment or the user says.
     pub firmware_type: Option<String>,
     is_ec2: bool,
-    /// What hardware shows itself on the PCI bus and in sysfs. Matters only where the instance type is not known.
+    /// What hardware shows itself on the PCI bus and in sysfs, or may be there, since nobody can read whether it is. Matters
+    /// only where the instance type is not known.
     pub there: BTreeSet<Hardware>,
+    /// Why it is not known what is there, if it is not.
+    pub unread: Vec<String>,
 }
 
 impl Machine {
@@ -56,12 +57,14 @@ impl Machine {
             .cloned()
             .or_else(|| word("/proc/sys/kernel/hostname"))
             .unwrap_or_else(|| "localhost".to_owned());
+        let (there, unread) = there(host);
         Machine {
             name: host_name(&name),
             identity,
             firmware_type,
             is_ec2: vendor == "Amazon EC2",
-            there: there(host),
+            there,
+            unread,
         }
     }
 
@@ -150,39 +153,50 @@ fn host_name(name: &str) -> String {
     }
 }
 
-fn there(host: &Host) -> BTreeSet<Hardware> {
+/// What hardware shows itself, and what cannot be read and so may be there.
+fn there(host: &Host) -> (BTreeSet<Hardware>, Vec<String>) {
+    const GPU: [Hardware; 2] = [Hardware::NvidiaGpu, Hardware::NvlinkPerGpu];
+    const NEURON: [Hardware; 2] = [Hardware::NeuronDevice, Hardware::NeuronCore];
     let mut there = BTreeSet::new();
-    let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
-    for bdf in functions {
-        let word = |file: &str| host.text(format!("/sys/bus/pci/devices/{bdf}/{file}"));
-        let (vendor, class) = (word("vendor"), word("class"));
-        // Where one does not answer others may not either, and each would cost its whole time limit. The `host` check names
-        // them.
-        if let (Err(ReadError::Blocked { .. }), _) | (_, Err(ReadError::Blocked { .. })) =
-            (&vendor, &class)
-        {
-            break;
+    let mut unread = Vec::new();
+    match host.pci_gpus() {
+        Ok(gpus) => {
+            let is_any = !gpus.known.is_empty() || !gpus.unknown.is_empty();
+            there.extend(is_any.then_some(GPU).into_iter().flatten());
+            let errors = gpus.unknown.into_iter().map(|(_, error)| error.to_string());
+            unread.extend(errors);
         }
-        let (vendor, class) = (vendor.unwrap_or_default(), class.unwrap_or_default());
-        // PCI class 03xxxx is a display controller: every NVIDIA GPU, with or without a display.
-        if vendor == NVIDIA && class.starts_with("0x03") {
-            there.insert(Hardware::NvidiaGpu);
-            there.insert(Hardware::NvlinkPerGpu);
+        Err(error) => {
+            there.extend(GPU);
+            unread.push(error.to_string());
         }
     }
-    for card in host.rdma_devices().unwrap_or_default().known {
+    let cards = host.rdma_devices();
+    let errors = match &cards {
+        Ok(cards) => cards.unknown.iter().collect(),
+        Err(error) => vec![error],
+    };
+    if !errors.is_empty() {
+        there.extend([Hardware::Efa, Hardware::RdmaNic]);
+        unread.extend(errors.into_iter().map(ToString::to_string));
+    }
+    for card in cards.unwrap_or_default().known {
         there.insert(if card.is_efa {
             Hardware::Efa
         } else {
             Hardware::RdmaNic
         });
     }
-    let neuron = host
-        .list("/sys/devices/virtual/neuron_device")
-        .unwrap_or_default();
-    if neuron.iter().any(|name| name.starts_with("neuron")) {
-        there.insert(Hardware::NeuronDevice);
-        there.insert(Hardware::NeuronCore);
+    match host.list("/sys/devices/virtual/neuron_device") {
+        Ok(names) => {
+            let is_any = names.iter().any(|name| name.starts_with("neuron"));
+            there.extend(is_any.then_some(NEURON).into_iter().flatten());
+        }
+        Err(error) if error.is_absent() => {}
+        Err(error) => {
+            there.extend(NEURON);
+            unread.push(error.to_string());
+        }
     }
-    there
+    (there, unread)
 }

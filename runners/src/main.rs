@@ -23,7 +23,7 @@ use dhc_runners::store::{self, StoreError};
 use dhc_runners::{Exit, explain, tables};
 use dhc_thresholds::{Report, TableFile, diff};
 
-use commands::{Failure, measured, print, print_document, stored};
+use commands::{Failure, measured, print, print_document, print_json, stored};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -98,7 +98,13 @@ fn act(command: Command) -> Result<Exit, Failure> {
             let report = stored(&result)?;
             match to {
                 Some(file) => export::write(&report, &Target { format, file })?,
-                None => drop(print_document(&export::text(format, &report)?)?),
+                None => {
+                    let text = export::text(format, &report)?;
+                    match format == export::Format::Ctrf {
+                        true => print_json(&text)?,
+                        false => print_document(&text)?,
+                    };
+                }
             }
             Ok(Exit::Pass)
         }
@@ -142,7 +148,7 @@ fn act(command: Command) -> Result<Exit, Failure> {
         } => {
             let changes = diff(&tables::named(&from)?.table, &tables::named(&to)?.table);
             match format {
-                Format::Json => print_document(&render::tables::changes_json(&changes)?)?,
+                Format::Json => print_json(&render::tables::changes_json(&changes)?)?,
                 Format::Table => print(&render::tables::changes(&changes))?,
             };
             let same = changes.is_empty();

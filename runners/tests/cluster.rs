@@ -115,6 +115,12 @@ impl Cluster {
 
     /// `dhc run --level cluster` on all hosts, with these arguments.
     fn dhc(&self, args: &[&str]) -> Command {
+        let nodes = HOSTS.to_string();
+        self.dhc_through(&[], &[&["--nodes", &nodes], args].concat())
+    }
+
+    /// `dhc run --level cluster`, started through another program.
+    fn dhc_through(&self, other: &[&str], args: &[&str]) -> Command {
         let dhc = env!("CARGO_BIN_EXE_dhc");
         assert!(
             Path::new(dhc).with_file_name("dhc-rank").is_file(),
@@ -122,10 +128,9 @@ impl Cluster {
         );
         let state = self.path("state");
         let floor = self.path("floor.toml");
-        let nodes = HOSTS.to_string();
-        let mut all = vec![
-            "exec", "ctl", dhc, "run", "--level", "cluster", "--nodes", &nodes,
-        ];
+        let mut all = vec!["exec", "ctl"];
+        all.extend(other);
+        all.extend([dhc, "run", "--level", "cluster"]);
         all.extend([
             "--format",
             "json",
@@ -150,9 +155,12 @@ impl Cluster {
 
     /// Starts a run and waits until the collective over all hosts is under way.
     fn begin(&self, args: &[&str]) -> (Child, Instant) {
+        self.wait_until_under_way(self.dhc(args))
+    }
+
+    fn wait_until_under_way(&self, mut dhc: Command) -> (Child, Instant) {
         let begun = Instant::now();
-        let child = self
-            .dhc(args)
+        let child = dhc
             .args(["--set", "mpi-allreduce.size-ms=1500"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -613,9 +621,9 @@ fn sigterm_leaves_a_partial_result_and_no_step() {
 }
 
 #[test]
-fn sigkill_leaves_a_journal_and_steps_that_end_by_themselves() {
+fn sigkill_leaves_a_journal_and_nothing_in_slurm() {
     let cluster = Cluster::up();
-    let (mut child, _) = cluster.begin(&["--deadline", "12s"]);
+    let (mut child, _) = cluster.begin(&[]);
     cluster.tool(&["exec", "ctl", "pkill", "-KILL", "-x", "dhc"]);
     child.wait().unwrap();
     let judged = cluster
@@ -629,23 +637,61 @@ fn sigkill_leaves_a_journal_and_steps_that_end_by_themselves() {
         String::from_utf8_lossy(&judged.stdout).contains("INCOMPLETE"),
         "{judged:?}"
     );
+    // The time limit of the allocation is an hour.
+    cluster.assert_clean();
+}
+
+#[test]
+fn steps_of_a_dhc_that_was_killed_in_a_users_allocation_end_by_themselves() {
+    let cluster = Cluster::up();
+    let nodes = HOSTS.to_string();
+    cluster.tool(&["exec", "ctl", "salloc", "--no-shell", "--nodes", &nodes]);
+    let id = cluster.tool(&["exec", "ctl", "squeue", "--noheader", "--format=%i"]);
+    let in_it = format!("SLURM_JOB_ID={}", id.trim());
+    let (mut child, _) =
+        cluster.wait_until_under_way(cluster.dhc_through(&["env", &in_it], &["--deadline", "12s"]));
+    cluster.tool(&["exec", "ctl", "pkill", "-KILL", "-x", "dhc"]);
+    child.wait().unwrap();
     // The group's deadline, ten seconds, and Slurm's own leisure.
     let limit = Instant::now() + Duration::from_secs(40);
-    while !cluster
-        .tool(&[
-            "exec",
-            "ctl",
-            "squeue",
-            "--noheader",
-            "--steps",
-            "--format=%j",
-        ])
-        .trim()
-        .lines()
-        .all(|step| step != "dhc-rank")
-    {
+    let steps = [
+        "exec",
+        "ctl",
+        "squeue",
+        "--noheader",
+        "--steps",
+        "--format=%j",
+    ];
+    while cluster.tool(&steps).lines().any(|step| step == "dhc-rank") {
         assert!(Instant::now() < limit, "a step is left");
         std::thread::sleep(Duration::from_millis(500));
+    }
+    let left = cluster.tool(&["exec", "ctl", "squeue", "--noheader", "--format=%i"]);
+    assert_eq!(left, id, "the user's allocation is the user's");
+}
+
+#[test]
+fn sigkill_while_waiting_for_nodes_leaves_nothing_in_the_queue() {
+    let cluster = Cluster::up();
+    cluster.tool(&["exec", "ctl", "salloc", "--no-shell", "--nodes=1"]);
+    let queue = || cluster.tool(&["exec", "ctl", "squeue", "--noheader", "--format=%j"]);
+    let of_others = queue();
+    let mut child = cluster
+        .dhc(&["--wait-for-nodes", "100s"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(30);
+    while queue() == of_others {
+        assert!(Instant::now() < limit, "dhc never asked");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    cluster.tool(&["exec", "ctl", "pkill", "-KILL", "-x", "dhc"]);
+    child.wait().unwrap();
+    let limit = Instant::now() + Duration::from_secs(20);
+    while queue() != of_others {
+        assert!(Instant::now() < limit, "left: {}", queue());
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -225,7 +225,7 @@ fn a_job_that_has_ended_is_told_and_not_taken_for_one_without_nodes() {
 
 #[test]
 fn a_run_that_is_stopped_while_it_waits_for_nodes_ends_soon_and_keeps_none() {
-    let waits = "trap 'echo \"salloc: Granted job allocation 12\" >&2; exit 1' TERM\necho >\"$0.waits\"\nsleep 60 & wait $!";
+    let waits = "trap 'echo \"salloc: Granted job allocation 12\" >&2; exit 1' HUP\necho >\"$0.waits\"\nsleep 60 & wait $!";
     let dhc = Dhc::on(slurm(&FOUR, BY_ITS_NAME, "").tool("salloc").runs(waits));
     let mut child = dhc
         .command("run", &["--level", "cluster", "--worker", "/bin/true"])

@@ -156,6 +156,7 @@ fn sound_gpus_compute_and_keep_all_and_are_measured() {
         "gpu.stress.memory.bandwidth",
         "gpu.stress.to_gpu",
         "gpu.stress.to_host",
+        "gpu.stress.clock",
         "gpu.stress.power",
         "gpu.stress.temperature",
         "gpu.stress.throttled",

@@ -338,6 +338,144 @@ fn a_function_that_cannot_be_read_is_unknown_and_not_absent() {
 }
 
 #[test]
+fn a_file_of_a_link_that_is_missed_beside_the_others_is_unknown() {
+    let link = |file: &str| format!("/sys/bus/pci/devices/0000:b9:00.0/{file}");
+    let files = [
+        "current_link_width",
+        "max_link_width",
+        "current_link_speed",
+        "max_link_speed",
+    ];
+    for file in files {
+        let outcome = host(FakeNode::p5_48xlarge().without(&link(file)));
+        let gaps = &outcome.check("host").record.gaps;
+        let is_told = gaps
+            .iter()
+            .any(|gap| gap.subject.name == "0000:b9:00.0" && gap.why.contains(file));
+        assert!(is_told, "{file}: {gaps:?}");
+        // Only for the lanes there is a limit.
+        let exit = if file.ends_with("width") { 3 } else { 0 };
+        assert_eq!(outcome.exit, exit, "{file}: {:?}", outcome.complaints());
+    }
+    // A virtual machine that shows none of them has none to miss.
+    let none = files.iter().fold(FakeNode::p5_48xlarge(), |node, file| {
+        node.without(&link(file))
+    });
+    assert_eq!(host(none).exit, 0);
+}
+
+#[test]
+fn cards_that_are_all_slow_alike_are_seen_by_the_rate_of_their_type() {
+    let rate = |node: FakeNode, card: u32, rate: &str| {
+        let path = format!("/sys/class/infiniband/mlx5_{card}/ports/1/rate");
+        node.file(&path, rate)
+    };
+    let dgx = || FakeNode::of("dgx-h100");
+    let slow = (0..8).fold(dgx(), |node, card| {
+        rate(node, card, "200 Gb/sec (2X NDR)\n")
+    });
+    let outcome = Dhc::on(slow).check("rdma-nic");
+    let warned = outcome.findings("rdma-nic", Status::Warn);
+    let metrics: Vec<&str> = warned.iter().map(|one| one.metric.as_str()).collect();
+    assert_eq!(metrics, ["rdma.device.highest_rate"]);
+    assert_eq!(warned[0].fault.as_deref(), Some("nic.rate"));
+    for unread in ["", "fast\n", "-1 Gb/sec (?)\n"] {
+        let outcome = Dhc::on(rate(dgx(), 3, unread)).check("rdma-nic");
+        assert_eq!(outcome.exit, 3, "{unread:?}: {:?}", outcome.complaints());
+    }
+    assert_eq!(Dhc::on(dgx()).check("rdma-nic").exit, 0);
+}
+
+#[test]
+fn an_efa_card_names_no_less_than_the_rate_of_its_type_and_an_unread_one_is_unknown() {
+    const FIRST: &str = "rdmap79s0";
+    let card = |rate: &str| {
+        let node = FakeNode::p5_48xlarge();
+        let path = format!("/sys/class/infiniband/{FIRST}/ports/1/rate");
+        Dhc::on(node.file(&path, rate)).check("efa-loopback")
+    };
+    let told = |outcome: &common::Outcome, status: Status| {
+        let found = outcome.findings("efa-loopback", status);
+        let of_rate = found
+            .into_iter()
+            .filter(|one| one.metric == "efa.port.rate");
+        of_rate
+            .map(|one| one.subject.name.clone())
+            .collect::<Vec<_>>()
+    };
+    let slow = card("25 Gb/sec (1X EDR)\n");
+    assert_eq!(told(&slow, Status::Warn), [FIRST]);
+    let unread = card("\n");
+    assert_eq!(told(&unread, Status::Unknown), [FIRST]);
+    let sound = card("100 Gb/sec (4X EDR)\n");
+    assert_eq!(told(&sound, Status::Warn), Vec::<String>::new());
+    assert_eq!(told(&sound, Status::Unknown), Vec::<String>::new());
+}
+
+#[test]
+fn hardware_that_cannot_be_listed_is_looked_for_where_the_type_is_not_known() {
+    let functions = "/sys/bus/pci/devices";
+    let vendor = format!("{functions}/0000:b9:00.0/vendor");
+    let plain = FakeNode::plain;
+    for (node, due) in [
+        (
+            plain().unlistable(functions),
+            &["gpu-count", "nvlink", "gpu-memory"][..],
+        ),
+        (
+            plain().unreadable(&vendor),
+            &["gpu-count", "nvlink", "gpu-memory"],
+        ),
+        (
+            plain().unlistable("/sys/class/infiniband"),
+            &["rdma-nic", "efa-loopback"],
+        ),
+        (
+            plain().unlistable("/sys/devices/virtual/neuron_device"),
+            &["neuron-count", "neuron-sysfs"],
+        ),
+    ] {
+        let outcome = Dhc::on(node).run(&["--check", &due.join(",")]);
+        for check in due {
+            let status = outcome.check(check).status;
+            assert!(
+                matches!(status, Status::Unknown | Status::Error),
+                "{check}: {status:?}"
+            );
+        }
+        assert!(outcome.exit >= 3, "{}", outcome.exit);
+        assert!(outcome.verdict().1 <= Action::Retry, "nothing is accused");
+        assert!(
+            outcome.stderr.contains("--instance-type"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    let outcome = Dhc::on(plain()).run(&["--check", "gpu-count"]);
+    assert_eq!(outcome.check("gpu-count").status, Status::Skip);
+    assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_gpu_that_the_driver_does_not_list_may_be_on_a_bus_that_cannot_be_read() {
+    let functions = "/sys/bus/pci/devices";
+    let vendor = format!("{functions}/0000:ff:00.0/vendor");
+    for node in [
+        FakeNode::p5_48xlarge().unlistable(functions),
+        FakeNode::p5_48xlarge().unreadable(&vendor),
+    ] {
+        let outcome = Dhc::on(node).check("gpu-count");
+        assert_eq!(outcome.exit, 3, "{:?}", outcome.complaints());
+        let unknown = outcome.findings("gpu-count", Status::Unknown);
+        assert!(
+            unknown.iter().any(|finding| finding.metric == "gpu.state"
+                && finding.message.contains("NVML does not list")),
+            "{unknown:?}"
+        );
+    }
+}
+
+#[test]
 fn a_card_whose_kind_cannot_be_read_is_not_missing() {
     let vendor = "/sys/class/infiniband/mlx5_3/device/vendor";
     let outcome = Dhc::on(FakeNode::of("dgx-h100").unreadable(vendor)).check("rdma-nic");

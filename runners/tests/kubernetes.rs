@@ -148,12 +148,24 @@ impl Api {
 
     /// `dhc recover verify` on n1, which is well after its reboot.
     fn verify(&self, policy: &Path, result: &Path) -> Output {
-        let dhc = Dhc::on(FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", "b2\n"));
+        let node = FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", "b2\n");
+        self.verify_on(node, "n1", policy, result)
+    }
+
+    /// `dhc recover verify` of n1 on a machine of this name.
+    fn verify_on(&self, node: FakeNode, name: &str, policy: &Path, result: &Path) -> Output {
+        let dhc = Dhc::on(node);
         let mut verify = dhc.command("recover", &["verify"]);
+        verify.args(
+            (name != "n1")
+                .then_some(["--node", "n1"])
+                .into_iter()
+                .flatten(),
+        );
         verify.arg("--tools").arg(kubectl_folder());
         verify.arg("--policy").arg(policy);
         verify.arg("--history").arg(self.path("history.sqlite"));
-        verify.env("DHC_NODE_NAME", "n1");
+        verify.env("DHC_NODE_NAME", name);
         verify
             .env("KUBECONFIG", self.path("kubeconfig"))
             .arg(result);
@@ -435,6 +447,76 @@ fn what_is_done_is_done_once_and_taken_back_when_the_node_passes_again() {
         }));
     assert_eq!(after, expected);
     assert_eq!(api.history(), ["begun", "done", "returned"]);
+}
+
+#[test]
+fn a_node_of_another_name_is_this_machine_if_kubernetes_says_so_and_else_is_left_out() {
+    let boot = |boot: &str| {
+        FakeNode::of(SOUND).file("/proc/sys/kernel/random/boot_id", format!("{boot}\n"))
+    };
+    // A machine outside of EC2 has no instance id of its own.
+    let without_id = || boot("b2").file("/sys/class/dmi/id/board_asset_tag", "Default string\n");
+    let cloud = "aws:///use1-az1/i-0a1b2c3d4e5f60718";
+    for (what, provider, of_node, here, is_it) in [
+        ("the cloud's name", Some(cloud), "b0", boot("b2"), true),
+        (
+            "another's name",
+            Some("aws:///use1-az1/i-0n1"),
+            "b2",
+            boot("b2"),
+            false,
+        ),
+        ("the boot", Some(cloud), "b2", without_id(), true),
+        ("the boot alone", None, "b2", boot("b2"), true),
+        ("another boot", None, "b0", boot("b2"), false),
+        ("nothing", None, "", without_id(), false),
+    ] {
+        let mut there = node();
+        match provider {
+            Some(provider) => there["spec"]["providerID"] = provider.into(),
+            None => drop(there["spec"].as_object_mut().unwrap().remove("providerID")),
+        }
+        if !of_node.is_empty() {
+            there["status"]["nodeInfo"] = json!({"bootID": of_node});
+        }
+        let api = Api::with(there, Mood::Well);
+        let (policy, result) = (api.policy("default"), api.result(LOST));
+        // What a whole cluster's result says of a node does not tell which machine it is.
+        let mut report: Value = serde_json::from_slice(&std::fs::read(&result).unwrap()).unwrap();
+        let identity = report["nodes"][0]["identity"].as_object_mut().unwrap();
+        identity.remove("instance_id");
+        std::fs::write(&result, report.to_string()).unwrap();
+        assert_eq!(api.apply(&policy, &result).0, 0, "{what}");
+        let output = api.verify_on(here, "box", &policy, &result);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(if is_it { 0 } else { 4 }),
+            "{what}: {said}"
+        );
+        assert_eq!(
+            said.contains("this machine is box"),
+            !is_it,
+            "{what}: {said}"
+        );
+        let is_back = api.node()["metadata"]["labels"][format!("{DOMAIN}/node-health-status")]
+            == "Schedulable";
+        assert_eq!(is_back, is_it, "{what}");
+    }
+}
+
+#[test]
+fn a_machine_that_kubernetes_does_not_tell_of_gives_back_no_node_of_another_name() {
+    let api = Api::with(node(), Mood::Well);
+    let (policy, result) = (api.policy("default"), api.result(LOST));
+    assert_eq!(api.apply(&policy, &result).0, 0);
+    let writes = api.state().writes.len();
+    for mood in [Mood::Hangs, Mood::Babbles] {
+        api.state().mood = mood;
+        let output = api.verify_on(FakeNode::of(SOUND), "box", &policy, &result);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        assert_eq!(api.state().writes.len(), writes);
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn run(id: &str) -> Run {
         duration_ms: 1,
         expires_at: "2999-01-01T00:00:00Z".to_owned(),
         environment: BTreeMap::new(),
-        options: BTreeMap::new(),
+        options: Some(BTreeMap::new()),
     }
 }
 

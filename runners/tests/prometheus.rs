@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::Dhc;
 use common::gpu_cluster::EightNodes;
-use dhc_fixtures::FakeNode;
+use dhc_fixtures::{FakeNode, GpuLibraries};
 use serde_json::Value;
 
 /// How long the two programs may take to start and to see what they are to see, on a machine with much else to do.
@@ -145,33 +145,127 @@ impl Site {
     }
 }
 
-/// The pages of a node with a link down, of a Neuron node, of this machine over tcp, and of a cluster with a slow node.
+/// The pages of a node with a link down, of one under load, of this machine over tcp and in its memory, and of a cluster with a slow node.
 fn pages(folder: &Path) {
     let to = |name: &str| format!("prometheus={}", folder.join(name).display());
+    // The last success is from the run before.
+    let export = to("dhc.prom");
+    let well = Dhc::on(FakeNode::p5_48xlarge()).run(&["--check", "nvlink", "--export", &export]);
+    assert_eq!(well.exit, 0, "{}", well.stderr);
     let bad = Dhc::on(FakeNode::of("p5.48xlarge-link-down"));
     assert_eq!(
-        bad.run(&["--check", "nvlink,host", "--export", &to("node.prom")])
+        bad.run(&["--check", "nvlink,host", "--export", &export])
             .exit,
         2
     );
+    under_load(folder, &to("stress.prom"));
     let tcp = FakeNode::plain().file("/proc/sys/kernel/hostname", "other\n");
     let args = [
         "--check",
-        "fabric-loopback",
+        "fabric-loopback,memory-stress",
         "--set",
         "fabric-loopback.provider=tcp",
+        "--set",
+        "memory-stress.seconds=1",
+        "--set",
+        "memory-stress.percent=1",
     ];
     let export = to("other.prom");
     let outcome = Dhc::on(tcp).run(&[&args[..], &["--export", &export]].concat());
-    assert!(
-        !outcome
-            .check("fabric-loopback")
-            .record
-            .measurements
-            .is_empty()
-    );
+    for check in ["fabric-loopback", "memory-stress"] {
+        let record = &outcome.check(check).record;
+        assert!(!record.measurements.is_empty(), "{record:?}");
+    }
     let cluster = EightNodes::up().run(&["--export", &to("cluster.prom")]);
     assert_eq!(cluster.exit, 2, "{}", cluster.stderr);
+}
+
+/// A node whose GPUs, the fake ones, are loaded, under another name than the one with the link down.
+fn under_load(folder: &Path, export: &str) {
+    let libraries = folder.join("libraries");
+    std::fs::create_dir(&libraries).unwrap();
+    let fakes = GpuLibraries::in_folder(&libraries, 8)
+        .memory_mib(32)
+        .takes_ms(20, 2);
+    let mut args = vec![
+        "--check".to_owned(),
+        "gpu-stress,gpu-pairs,nvlink".to_owned(),
+    ];
+    for setting in [
+        format!("gpu-stress.libcuda={}", fakes.cuda().display()),
+        format!("gpu-stress.libcublas={}", fakes.cublas().display()),
+        format!("gpu-pairs.libcuda={}", fakes.cuda().display()),
+        "gpu-stress.seconds=1".to_owned(),
+        "gpu-stress.size=64".to_owned(),
+        "gpu-pairs.mib=1".to_owned(),
+    ] {
+        args.extend(["--set".to_owned(), setting]);
+    }
+    args.extend(["--export".to_owned(), export.to_owned()]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let node = FakeNode::p5_48xlarge().file("/proc/sys/kernel/hostname", "loaded\n");
+    let outcome = Dhc::on(node).run(&args);
+    for check in ["gpu-stress", "gpu-pairs"] {
+        let measured = &outcome.check(check).record.measurements;
+        assert!(!measured.is_empty(), "{}", outcome.stderr);
+    }
+}
+
+/// The unit that Grafana calls the values of a metric by, from the end of its name ("Metric and label naming" of Prometheus'
+/// documentation; Grafana, `packages/grafana-data/src/valueFormats/categories.ts`).
+fn unit_of(metric: &str) -> Option<&'static str> {
+    let units = [
+        ("_bytes_per_second", "Bps"),
+        ("_flop_per_second", "flops"),
+        ("_seconds", "s"),
+        ("_watts", "watt"),
+        ("_celsius", "celsius"),
+        ("_hertz", "hertz"),
+        ("_ratio", "percentunit"),
+        ("_probability", "percentunit"),
+    ];
+    let mut units = units.into_iter();
+    units.find_map(|(end, unit)| metric.ends_with(end).then_some(unit))
+}
+
+/// The selectors of series in an expression: a name with what stands in braces behind it.
+fn selectors(expression: &str) -> Vec<&str> {
+    let names = expression.match_indices(['d', 'n']).filter(|(at, _)| {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let begins = !expression[..*at].ends_with(is_word);
+        begins
+            && ["dhc_", "node_textfile_"]
+                .iter()
+                .any(|begin| expression[*at..].starts_with(begin))
+    });
+    let whole = |(at, _): (usize, &str)| {
+        let rest = &expression[at..];
+        let name = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let name = name.unwrap_or(rest.len());
+        match rest[name..].starts_with('{') {
+            true => &rest[..rest.find('}').unwrap() + 1],
+            false => &rest[..name],
+        }
+    };
+    names.map(whole).collect()
+}
+
+#[test]
+fn every_panel_shows_its_figures_in_the_unit_that_they_are_exported_in() {
+    let text = std::fs::read_to_string(deploy("grafana/dhc.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let mut seen = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let unit = panel["fieldConfig"]["defaults"]["unit"].as_str();
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            for metric in metric_names(expression) {
+                assert_eq!(unit, unit_of(&metric), "{}: {metric}", panel["title"]);
+                seen.extend(unit);
+            }
+        }
+    }
+    assert_eq!(seen.len(), 7, "{seen:?}");
 }
 
 /// Every expression of the dashboard's panels, with its variables standing for everything.
@@ -238,12 +332,27 @@ fn prometheus_sees_the_failed_check_and_the_dashboard_asks_for_what_is_there() {
     assert!(asked.len() > 10 && unknown.is_empty(), "{unknown:?}");
 
     let expressions = expressions(&dashboard);
-    assert!(expressions.len() >= 20);
+    assert!(expressions.len() >= 45);
     for expression in expressions {
         let answer = site.query(&expression).unwrap();
         assert_eq!(answer["status"], "success", "{expression}: {answer}");
         let samples = answer["data"]["result"].as_array().unwrap();
         assert!(!samples.is_empty(), "{expression} finds nothing");
+    }
+
+    // What the alerts look at is there, with the labels that they ask for.
+    let groups = site.ask("rules").unwrap()["data"]["groups"].clone();
+    let rules = groups[0]["rules"].as_array().unwrap();
+    assert!(rules.len() >= 7, "{rules:?}");
+    for rule in rules {
+        let expression = rule["query"].as_str().unwrap();
+        assert_eq!(rule["health"], "ok", "{rule}");
+        let all = selectors(expression);
+        assert!(!all.is_empty(), "{expression}");
+        for selector in all {
+            let found = site.query(selector).unwrap()["data"]["result"].clone();
+            assert_ne!(found, Value::Array(Vec::new()), "{selector} finds nothing");
+        }
     }
 
     // The alert of the failed node fires, and that of a run that is too old does not.

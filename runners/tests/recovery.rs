@@ -789,6 +789,30 @@ fn a_node_is_checked_again_with_the_type_and_the_options_of_its_run() {
 }
 
 #[test]
+fn options_that_a_result_does_not_record_are_said_to_be_the_defaults() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let lost = site.result(LOST, "n1", "b1");
+    site.apply(&policy, &[&lost], 0);
+    let here = || on(LOST, "n1", "b2");
+    let said = |output: std::process::Output| {
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    // None were set, and the result says so.
+    let recorded = said(site.verify(&here(), &policy, &[&lost], &[]));
+    assert!(!recorded.contains("did not record"), "{recorded}");
+    let mut report: Value = serde_json::from_slice(&std::fs::read(&lost).unwrap()).unwrap();
+    report["run"].as_object_mut().unwrap().remove("options");
+    std::fs::write(&lost, report.to_string()).unwrap();
+    let old = said(site.verify(&here(), &policy, &[&lost], &[]));
+    assert!(
+        old.contains("did not record") && old.contains("gpu-count"),
+        "{old}"
+    );
+}
+
+#[test]
 fn a_node_is_given_back_from_itself_and_from_no_other() {
     let site = Site::new();
     let policy = site.policy("default");

@@ -55,6 +55,39 @@ fn a_terminal_gets_colours_and_sees_what_is_under_way() {
     assert!(last_of_progress < verdict, "{seen:?}");
 }
 
+/// A machine whose firmware names it with what moves the cursor, turns the writing round and cannot be seen.
+fn steering() -> (Dhc, &'static str) {
+    let name = "p9\u{9b}1A\u{202e}x\u{7f}\u{e0041}";
+    let dhc = Dhc::on(FakeNode::plain().file("/sys/class/dmi/id/product_name", name));
+    (dhc, name)
+}
+
+#[test]
+fn a_json_document_steers_no_terminal_and_is_the_same_document() {
+    let (dhc, name) = steering();
+    let steers = |c: char| (c.is_control() && c != '\n') || !c.is_ascii();
+    let mut run = dhc.command("run", &["--check", "host", "--format", "json"]);
+    let output = run.output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(!printed.contains(steers), "{printed:?}");
+    let report = dhc_thresholds::Report::parse(printed.as_bytes()).unwrap();
+    let kept = |report: &dhc_thresholds::Report| {
+        let node = &report.nodes[0];
+        node.identity.instance_type.clone().unwrap()
+    };
+    assert_eq!(kept(&report), name);
+    // Another dhc hands on what this one has printed.
+    let mut judge = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    judge.args(["judge", "--format", "json"]).args(dhc.runs());
+    for mut command in [dhc.command("status", &["--format", "json"]), judge] {
+        let output = command.output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(!printed.contains(steers), "{command:?}: {printed:?}");
+        let again = dhc_thresholds::Report::parse(printed.as_bytes()).unwrap();
+        assert_eq!(kept(&again), name, "{command:?}");
+    }
+}
+
 #[test]
 fn a_terminal_sees_nodes_and_waves_and_a_pipe_does_not() {
     let state = tempfile::tempdir().unwrap();

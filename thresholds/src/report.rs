@@ -61,9 +61,9 @@ pub struct Run {
     /// Variables of the environment that were passed to tools because they change what is measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
-    /// The options that the user set: check, option, value.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub options: BTreeMap<String, BTreeMap<String, String>>,
+    /// The options that the user set: check, option, value. A result without them is of a dhc that did not record any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<BTreeMap<String, BTreeMap<String, String>>>,
 }
 
 /// By what a run was judged.

@@ -280,21 +280,31 @@ fn on_the_bus(
     silent_ones: &[Subject],
     record: &mut Recorder<'_>,
 ) -> Result<u64, CheckError> {
+    let gpus = match host.pci_gpus() {
+        Ok(gpus) => gpus,
+        Err(error) => {
+            let why = format!("{error}, so a GPU that NVML does not list would not be seen");
+            record.gap(&STATE, Subject::node(), why)?;
+            return Ok(0);
+        }
+    };
+    for (bdf, error) in gpus.unknown {
+        if !known.contains(&bdf) {
+            let why = format!("{error}, so it may be a GPU that NVML does not list");
+            record.gap(&STATE, Subject::new(Kind::Pci, bdf), why)?;
+        }
+    }
     let file = |bdf: &str, file: &str| format!("/sys/bus/pci/devices/{bdf}/{file}");
-    let text = |bdf: &str, name: &str| host.text(file(bdf, name)).unwrap_or_default();
     // A virtual function (SR-IOV) is a part of a GPU that is on the bus by itself.
     let is_virtual = |bdf: &str| host.link(file(bdf, "physfn")).is_ok();
     let given_away = |bdf: &String| {
         let driver = host.link(file(bdf, "driver")).unwrap_or_default();
         driver.rsplit('/').next() == Some("vfio-pci")
     };
-    // PCI class 03xxxx is a display controller: every NVIDIA GPU, with or without a display.
-    let functions = host.list("/sys/bus/pci/devices").unwrap_or_default();
-    let left = functions
+    let left = gpus
+        .known
         .into_iter()
-        .filter(|bdf| !known.contains(bdf))
-        .filter(|bdf| text(bdf, "vendor") == "0x10de" && text(bdf, "class").starts_with("0x03"))
-        .filter(|bdf| !is_virtual(bdf));
+        .filter(|bdf| !known.contains(bdf) && !is_virtual(bdf));
     let (away, left): (Vec<String>, Vec<String>) = left.partition(given_away);
     for bdf in &away {
         let why = "it is bound to vfio-pci, for a virtual machine to use; run dhc in that machine";

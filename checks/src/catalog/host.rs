@@ -371,6 +371,14 @@ const STATES: [&str; 8] = [
     "aer_dev_correctable",
 ];
 
+/// The files that tell of a function's own end of its link.
+const LINK: [&str; 4] = [
+    "max_link_width",
+    "current_link_width",
+    "max_link_speed",
+    "current_link_speed",
+];
+
 /// How many PCI functions are read at once, so that a few stuck ones cost one limit together.
 const AT_ONCE: usize = 64;
 
@@ -429,6 +437,18 @@ impl Function {
     fn trouble(&self, file: &str) -> Option<&ReadError> {
         let error = self.files.get(file)?.as_ref().err()?;
         (!error.is_absent()).then_some(error)
+    }
+
+    /// Why a file of the link is missed: the kernel shows all of them or none, as on many virtual machines (Linux,
+    /// `drivers/pci/pci-sysfs.c`, `pcie_dev_attrs_are_visible`).
+    fn lacks(&self, file: &str) -> Option<String> {
+        let is_absent = |file: &str| {
+            let read = self.files.get(file);
+            read.is_some_and(|read| read.as_ref().is_err_and(ReadError::is_absent))
+        };
+        let other = LINK.into_iter().find(|other| self.word(other).is_some());
+        let other = other.filter(|_| is_absent(file))?;
+        Some(format!("it has `{other}` and no `{file}`"))
     }
 
     fn kind(&self) -> Option<Kind> {
@@ -491,8 +511,13 @@ fn pci_function(function: &Function, record: &mut Recorder<'_>) -> Result<(), Ch
         (&SPEED, "current_link_speed"),
         (&SPEED_MAX, "max_link_speed"),
     ] {
-        if let Some(speed) = function.word(file).and_then(sysfs::pcie_speed) {
-            record.measure(metric, subject.clone(), speed)?;
+        let speed = function.word(file).and_then(sysfs::pcie_speed);
+        let missing = function.trouble(file).map(ToString::to_string);
+        match (speed, missing.or_else(|| function.lacks(file))) {
+            (Some(speed), _) => record.measure(metric, subject.clone(), speed)?,
+            (None, Some(why)) => record.gap(metric, subject.clone(), why)?,
+            // `Unknown`, as the link of a virtual function.
+            (None, None) => {}
         }
     }
     for (metric, file) in [
@@ -519,6 +544,10 @@ fn link_width(
     let files = ["current_link_width", "max_link_width", "../max_link_width"];
     if let Some(error) = files.iter().find_map(|file| function.trouble(file)) {
         return record.gap(&WIDTH_MISSING, subject.clone(), error.to_string());
+    }
+    let lacked = ["current_link_width", "max_link_width"];
+    if let Some(why) = lacked.iter().find_map(|file| function.lacks(file)) {
+        return record.gap(&WIDTH_MISSING, subject.clone(), why);
     }
     let is_cut = files.iter().any(|file| !function.files.contains_key(file));
     if let Some(why) = function.given_up.clone().filter(|_| is_cut) {

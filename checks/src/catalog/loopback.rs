@@ -595,8 +595,9 @@ fn efa_cards(host: &Host, record: &mut Recorder<'_>) -> Result<Vec<String>, Chec
                     Ok(state) => record.measure(&PORT_STATE, subject.clone(), state)?,
                     Err(error) => record.gap(&PORT_STATE, subject.clone(), error.to_string())?,
                 }
-                if let Some(rate) = port.rate_gbit_per_s {
-                    record.measure(&PORT_RATE, subject, rate)?;
+                match port.rate_gbit_per_s {
+                    Ok(rate) => record.measure(&PORT_RATE, subject, rate)?,
+                    Err(error) => record.gap(&PORT_RATE, subject, error.to_string())?,
                 }
             }
             Ok(None) => record.gap(&PORT_STATE, subject, "the card shows no port")?,

@@ -40,6 +40,13 @@ const NOT_SLOWER: Metric = Metric {
     role: Role::Judged,
     fault: "nic.rate",
 };
+const HIGHEST_RATE: Metric = Metric {
+    name: "rdma.device.highest_rate",
+    unit: Unit::GigabitsPerSecond,
+    about: "the highest rate of an active port of the node",
+    role: Role::Context,
+    fault: "nic.rate",
+};
 const DOWNED: Metric = Metric {
     name: "rdma.port.link_downed",
     unit: Unit::Count,
@@ -63,8 +70,9 @@ Counts the RDMA devices in sysfs that are not EFA cards, and reads the state and
 that of the cards of its compute fabric. A machine may have more for storage and management, so more is no fault, and a port
 that is not active is one only when fewer devices are active than the type has; before that it is a warning, since a port
 that nobody has cabled looks the same. The cards of a fabric are alike, so it is a warning if, without those that run at less than
-the node's highest rate, there are fewer than the type has: a cable or port has trained to less.",
-    metrics: &[&COUNT, &ACTIVE, &NOT_SLOWER, &STATE, &RATE, &DOWNED, &SYMBOL_ERRORS],
+the node's highest rate, there are fewer than the type has: a cable or port has trained to less. Where the type's rate is known,
+the highest is held against it, so that cards which are all slow alike are seen too.",
+    metrics: &[&COUNT, &ACTIVE, &NOT_SLOWER, &HIGHEST_RATE, &STATE, &RATE, &DOWNED, &SYMBOL_ERRORS],
     needs: Some(Hardware::RdmaNic),
     tags: &["network", "quick"],
     company: Company::Welcome,
@@ -94,7 +102,7 @@ impl InstanceCheck for RdmaNic {
         };
         devices.retain(|device| !device.is_efa);
         record.measure(&COUNT, Subject::node(), devices.len())?;
-        let (mut active, mut not_read) = (0_u64, None);
+        let (mut active, mut not_read, mut rate_not_read) = (0_u64, None, None);
         // In Mbit/s, which every rate is a whole number of.
         let mut rates: Vec<u64> = Vec::new();
         for device in &devices {
@@ -119,8 +127,13 @@ impl InstanceCheck for RdmaNic {
                     Ok(state) => {
                         if state == "ACTIVE" {
                             is_active = true;
-                            let rate = port.rate_gbit_per_s.map(|rate| (rate * 1e3).round() as u64);
-                            rate_active = rate_active.max(rate);
+                            match &port.rate_gbit_per_s {
+                                Ok(rate) => {
+                                    let rate = (rate * 1e3).round() as u64;
+                                    rate_active = rate_active.max(Some(rate));
+                                }
+                                Err(error) => rate_not_read = Some(error.to_string()),
+                            }
                         }
                         let link = format!("{} {}", port.link_layer, port.physical);
                         record.add(STATE.of(subject.clone(), state).detail(link.trim()))?;
@@ -130,8 +143,9 @@ impl InstanceCheck for RdmaNic {
                         not_read = Some(error);
                     }
                 }
-                if let Some(rate) = port.rate_gbit_per_s {
-                    record.measure(&RATE, subject.clone(), rate)?;
+                match port.rate_gbit_per_s {
+                    Ok(rate) => record.measure(&RATE, subject.clone(), rate)?,
+                    Err(error) => record.gap(&RATE, subject.clone(), error.to_string())?,
                 }
                 for (metric, counter) in
                     [(&DOWNED, "link_downed"), (&SYMBOL_ERRORS, "symbol_error")]
@@ -144,9 +158,14 @@ impl InstanceCheck for RdmaNic {
             active += u64::from(is_active);
             rates.extend(rate_active);
         }
-        if let Some(highest) = rates.iter().max() {
+        if let Some(why) = rate_not_read {
+            // Whether it is slower than the others, and whether the others are slow, is not known without it.
+            record.gap(&NOT_SLOWER, Subject::node(), why.clone())?;
+            record.gap(&HIGHEST_RATE, Subject::node(), why)?;
+        } else if let Some(highest) = rates.iter().max() {
             let slower = rates.iter().filter(|rate| *rate < highest).count();
             record.measure(&NOT_SLOWER, Subject::node(), devices.len() - slower)?;
+            record.measure(&HIGHEST_RATE, Subject::node(), *highest as f64 / 1e3)?;
         }
         match not_read {
             // Whether enough are active is not known as long as one of them cannot be read.

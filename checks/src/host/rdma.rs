@@ -43,7 +43,7 @@ pub struct RdmaPort {
     /// `InfiniBand` or `Ethernet`.
     pub link_layer: String,
     /// Its rate in Gbit/s.
-    pub rate_gbit_per_s: Option<f64>,
+    pub rate_gbit_per_s: Result<f64, ReadError>,
 }
 
 impl Host {
@@ -128,9 +128,15 @@ impl Host {
                 physical: text("phys_state").map(word).unwrap_or_default(),
                 link_layer: text("link_layer").unwrap_or_default(),
                 // `100 Gb/sec (4X EDR)`
-                rate_gbit_per_s: text("rate")
-                    .ok()
-                    .and_then(|text| text.split_once(" Gb/sec")?.0.trim().parse().ok()),
+                rate_gbit_per_s: text("rate").and_then(|text| {
+                    let before = text.split_once(" Gb/sec");
+                    let rate = before.and_then(|(rate, _)| rate.trim().parse::<f64>().ok());
+                    rate.filter(|rate| rate.is_finite() && *rate >= 0.0)
+                        .ok_or_else(|| {
+                            let path = format!("{folder}/{number}/rate");
+                            malformed(path.as_ref(), text.as_bytes(), "a rate")
+                        })
+                }),
             }
         };
         Ok(numbers.into_iter().map(port).collect())

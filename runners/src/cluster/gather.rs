@@ -12,7 +12,7 @@ use dhc_thresholds::{Hardware, Table};
 
 use super::Cluster;
 use super::reservation::Reservation;
-use super::slurm::{self, Job, SlurmError, Wanted};
+use super::slurm::{self, Allocation, Job, SlurmError, Wanted};
 use super::topology::{Topology, TopologyError};
 use crate::cli::{ClusterArgs, Launcher};
 use crate::store;
@@ -82,7 +82,10 @@ pub struct Nodes {
     cluster: Cluster,
     /// Ends before the allocation does, lest others get in between.
     reservation: Option<Reservation>,
-    job: Option<Job>,
+    /// Made for this run.
+    allocation: Option<Allocation>,
+    /// An allocation of the user's, which outlasts this run.
+    users: Option<Job>,
     host: Host,
 }
 
@@ -138,15 +141,16 @@ impl Nodes {
 impl Drop for Nodes {
     fn drop(&mut self) {
         drop(self.reservation.take());
-        if let Some(job) = self.job {
-            slurm::clean_up(&self.host, job);
+        drop(self.allocation.take());
+        if let Some(job) = self.users {
+            slurm::end_steps(&self.host, job);
         }
     }
 }
 
 /// Finds the nodes, and takes them if Slurm has to be asked.
 ///
-/// An allocation lasts for `so_long` at most, whatever becomes of dhc.
+/// An allocation lasts for `so_long` at most, whatever becomes of dhc and its host.
 ///
 /// # Errors
 /// When there are none to be had; nothing is kept of an allocation then.
@@ -166,7 +170,7 @@ pub fn gather(
     let inside = environment
         .get("SLURM_JOB_ID")
         .and_then(|job| job.parse().ok())
-        .map(|id| Job { id, ours: false });
+        .map(Job);
     let asked = args.nodes.is_some() || args.nodelist.is_some() || args.partition.is_some();
     let launcher = args.launcher.unwrap_or(match (inside, asked) {
         (None, false) => Launcher::Local,
@@ -186,7 +190,8 @@ pub fn gather(
             },
         },
         reservation: None,
-        job: None,
+        allocation: None,
+        users: None,
         host: host.clone(),
     };
     if launcher != Launcher::Srun && (args.reserve || args.reservation.is_some()) {
@@ -203,16 +208,19 @@ pub fn gather(
             }
         }
         Launcher::Srun => {
-            let job = match inside {
-                Some(job) if !asked => job,
+            // From here on an error gives the allocation back.
+            let (job, allocation) = match inside {
+                Some(job) if !asked => (job, None),
                 _ if asked => {
-                    slurm::allocate(host, &wanted(args, so_long), &format!("dhc-{run}"), stop)?
+                    let name = format!("dhc-{run}");
+                    let made = slurm::allocate(host, &wanted(args, so_long), &name, stop)?;
+                    (made.job(), Some(made))
                 }
                 _ => return Err(GatherError::NothingAsked),
             };
-            let mut taken = nodes(Vec::new(), Launch::Srun { job: job.id });
-            // From here on an error gives the allocation back.
-            taken.job = Some(job);
+            let mut taken = nodes(Vec::new(), Launch::Srun { job: job.0 });
+            taken.users = allocation.is_none().then_some(job);
+            taken.allocation = allocation;
             let slurm::Nodes { up, down } = slurm::nodes(host, job)?;
             taken.cluster.nodes = up;
             taken.cluster.down = down;

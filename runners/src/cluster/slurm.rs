@@ -3,12 +3,16 @@
 //! All through Slurm's own commands, whose output formats are asked for by name so that they hold from release to release.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use dhc_checks::check::chain;
 use dhc_checks::group::STEP_NAME;
-use dhc_checks::host::{Command, Ended, ExecError, Host, Listener, valid_host_name};
+use dhc_checks::host::{Command, Ended, ExecError, Host, Listener, Output, valid_host_name};
+use rustix::process::Signal;
 
 use super::topology::Topology;
 
@@ -17,6 +21,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 /// How long a clean-up may take: a controller that is gone must not hold up the result.
 pub(super) const CLEAN_UP: Duration = Duration::from_secs(3);
+
+/// For how much longer than an allocation lasts its `salloc` may run.
+const HELD_ON: Duration = Duration::from_secs(60);
 
 /// The longest line of a topology.
 const TOPOLOGY_LINE_MAX: &str = "1048576";
@@ -48,14 +55,9 @@ pub struct Wanted {
     pub patience: Duration,
 }
 
-/// An allocation.
+/// The number of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Job {
-    /// Its number.
-    pub id: u32,
-    /// Whether it was made for this run, and ends with it.
-    pub ours: bool,
-}
+pub struct Job(pub u32);
 
 /// Why Slurm did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +107,36 @@ pub struct Nodes {
     pub down: Vec<(String, String)>,
 }
 
+/// An allocation that was made for this run and lasts as long as this does.
+///
+/// A `salloc` beside dhc holds it. It gives the allocation back when it is told to, and when dhc dies, however that comes
+/// about; so nothing is left of a dhc that is killed. Only if `salloc` is killed with it, or the host dies, is the time limit
+/// of the allocation what ends it, or Slurm's `InactiveLimit`.
+#[derive(Debug)]
+pub struct Allocation {
+    host: Host,
+    id: u32,
+    is_over: Arc<AtomicBool>,
+    salloc: Option<JoinHandle<()>>,
+}
+
+impl Allocation {
+    /// What its nodes are asked for by.
+    pub fn job(&self) -> Job {
+        Job(self.id)
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // At once, since `salloc` may have been killed; what fails here has an end of its own.
+        let scancel = Command::new("scancel", CLEAN_UP).arg(self.id.to_string());
+        drop(self.host.exec(&scancel));
+        drop(self.salloc.take().map(JoinHandle::join));
+    }
+}
+
 /// Asks for an allocation.
 ///
 /// # Errors
@@ -114,60 +146,123 @@ pub fn allocate(
     wanted: &Wanted,
     name: &str,
     stop: &'static AtomicBool,
-) -> Result<Job, SlurmError> {
-    let mut command = Command::new("salloc", wanted.patience + ANSWER)
-        .args(["--no-shell", "--no-kill", "--job-name", name])
-        .arg(format!("--immediate={}", wanted.patience.as_secs().max(1)))
-        .arg(format!("--time={}", wanted.time.as_secs() / 60 + 1));
-    if let Some(nodes) = wanted.nodes {
-        command = command.arg(format!("--nodes={nodes}"));
-    }
-    if let Some(list) = &wanted.nodelist {
-        command = command.arg(format!("--nodelist={list}"));
-    }
-    if let Some(partition) = &wanted.partition {
-        command = command.arg(format!("--partition={partition}"));
-    }
-    if let Some(gres) = &wanted.gres {
-        command = command.arg(format!("--gres={gres}"));
-    }
-    if wanted.exclusive {
-        command = command.arg("--exclusive");
-    }
-    if let Some(reservation) = &wanted.reservation {
-        command = command.arg(format!("--reservation={reservation}"));
-    }
-    let command = command.grace(CLEAN_UP);
-    let output = host
-        .exec_heard(&command, &mut Until(stop))
-        .map_err(|error| cannot_run("salloc", &error))?;
-    let (stdout, stderr) = (output.stdout.quotation(), output.stderr.quotation());
-    // `salloc: Granted job allocation 12`
-    let granted = stderr.lines().chain(stdout.lines()).find_map(|line| {
-        let (_, number) = line.split_once("Granted job allocation ")?;
-        number.trim().parse().ok()
+) -> Result<Allocation, SlurmError> {
+    let patience = wanted.patience + ANSWER;
+    let command = salloc(wanted, name, patience + wanted.time + HELD_ON);
+    let (told, answer) = channel();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut holder = Holder {
+        granted: told.clone(),
+        is_granted: false,
+        until: Instant::now() + patience,
+        stop,
+        is_over: Arc::clone(&is_over),
+    };
+    let of_salloc = host.clone();
+    let salloc = std::thread::spawn(move || {
+        // Nobody waits for an answer any more once there was one, and then it is heard by nobody.
+        let refused = not_granted(
+            of_salloc.exec_heard(&command, &mut holder),
+            stop.load(Ordering::Relaxed),
+        );
+        drop(told.send(Err(refused)));
     });
-    if output.ended != Ended::Exited(0) {
-        // It may have been granted all the same, just before the end.
-        if let Some(id) = granted {
-            clean_up(host, Job { id, ours: true });
-        }
-        return Err(match output.ended {
-            Ended::Dismissed => SlurmError::Stopped,
-            ended => SlurmError::Refused {
-                command: "salloc",
-                ended: ended.to_string(),
-                said: output.stderr.last_words(),
-            },
-        });
+    let id = answer.recv().unwrap_or(Err(SlurmError::Stopped))?;
+    let allocation = Allocation {
+        host: host.clone(),
+        id,
+        is_over,
+        salloc: Some(salloc),
+    };
+    match stop.load(Ordering::Relaxed) {
+        // It was granted just before the end.
+        true => Err(SlurmError::Stopped),
+        false => Ok(allocation),
     }
-    granted
-        .map(|id| Job { id, ours: true })
-        .ok_or(SlurmError::Refused {
-            command: "salloc",
-            ended: "granted nothing".to_owned(),
-            said: stderr.trim().to_owned(),
-        })
+}
+
+/// The command that gets an allocation and holds it until its own end.
+fn salloc(wanted: &Wanted, name: &str, deadline: Duration) -> Command {
+    let options = [
+        wanted.nodes.map(|nodes| format!("--nodes={nodes}")),
+        wanted
+            .nodelist
+            .as_ref()
+            .map(|list| format!("--nodelist={list}")),
+        wanted
+            .partition
+            .as_ref()
+            .map(|name| format!("--partition={name}")),
+        wanted.gres.as_ref().map(|gres| format!("--gres={gres}")),
+        wanted.exclusive.then(|| "--exclusive".to_owned()),
+        wanted
+            .reservation
+            .as_ref()
+            .map(|name| format!("--reservation={name}")),
+    ];
+    Command::new("salloc", deadline)
+        .args(["--no-kill", "--job-name", name])
+        .arg(format!("--immediate={}", wanted.patience.as_secs().max(1)))
+        .arg(format!("--time={}", wanted.time.as_secs() / 60 + 1))
+        .args(options.into_iter().flatten())
+        // What `salloc` waits for, and kills when it gives the allocation back.
+        .args(["sleep".to_owned(), deadline.as_secs().to_string()])
+        // On SIGTERM and SIGINT it leaves its command behind (Slurm 22.05).
+        .gives_back_on(Signal::HUP)
+        .grace(CLEAN_UP)
+}
+
+/// Hears of the allocation, and says how long `salloc` is to run.
+struct Holder {
+    granted: Sender<Result<u32, SlurmError>>,
+    is_granted: bool,
+    /// When it has to be granted.
+    until: Instant,
+    stop: &'static AtomicBool,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Listener for Holder {
+    fn line(&mut self, _: &[u8]) {}
+
+    fn error_line(&mut self, line: &[u8]) {
+        // `salloc: Granted job allocation 12`
+        let line = String::from_utf8_lossy(line);
+        let id = line
+            .split_once("Granted job allocation ")
+            .and_then(|(_, id)| id.trim().parse().ok());
+        if let (false, Some(id)) = (self.is_granted, id) {
+            self.is_granted = true;
+            drop(self.granted.send(Ok(id)));
+        }
+    }
+
+    fn is_enough(&mut self) -> bool {
+        match self.is_granted {
+            // A run that is stopped still has steps to end.
+            true => self.is_over.load(Ordering::Relaxed),
+            false => self.stop.load(Ordering::Relaxed) || Instant::now() > self.until,
+        }
+    }
+}
+
+/// Why `salloc` has ended without a word of an allocation.
+fn not_granted(ran: Result<Output, ExecError>, is_stopped: bool) -> SlurmError {
+    let output = match ran {
+        Ok(output) => output,
+        Err(error) => return cannot_run("salloc", &error),
+    };
+    let ended = match output.ended {
+        Ended::Dismissed if is_stopped => return SlurmError::Stopped,
+        Ended::Dismissed => Ended::TimedOut.to_string(),
+        Ended::Exited(0) => "granted nothing".to_owned(),
+        ended => ended.to_string(),
+    };
+    SlurmError::Refused {
+        command: "salloc",
+        ended,
+        said: output.stderr.last_words(),
+    }
 }
 
 /// The nodes of an allocation, asked anew: they change while it lasts.
@@ -183,8 +278,11 @@ pub fn nodes(host: &Host, job: Job) -> Result<Nodes, SlurmError> {
     let nodes = sort(&states)?;
     let listed = nodes.up.len() + nodes.down.len();
     if listed != due {
-        let job = job.id;
-        return Err(SlurmError::Count { job, due, listed });
+        return Err(SlurmError::Count {
+            job: job.0,
+            due,
+            listed,
+        });
     }
     Ok(nodes)
 }
@@ -196,7 +294,7 @@ pub(super) fn node_list(host: &Host, job: Job) -> Result<String, SlurmError> {
 
 /// How many nodes an allocation has, and which.
 fn nodes_of(host: &Host, job: Job) -> Result<(usize, String), SlurmError> {
-    let id = job.id.to_string();
+    let id = job.0.to_string();
     let list = Command::new("squeue", ANSWER)
         .args(["--noheader", "--jobs", &id, "--format=%D %N"])
         .keeping(LIST_BYTES);
@@ -205,19 +303,8 @@ fn nodes_of(host: &Host, job: Job) -> Result<(usize, String), SlurmError> {
     let (count, list) = list.trim().split_once(' ').unwrap_or_default();
     let count = count.parse().unwrap_or(0);
     match (count, list.trim()) {
-        (0, _) | (_, "") => Err(SlurmError::Ended(job.id)),
+        (0, _) | (_, "") => Err(SlurmError::Ended(job.0)),
         (count, list) => Ok((count, list.to_owned())),
-    }
-}
-
-/// Hears nothing, and ends a command once this is set.
-struct Until(&'static AtomicBool);
-
-impl Listener for Until {
-    fn line(&mut self, _: &[u8]) {}
-
-    fn is_enough(&mut self) -> bool {
-        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -268,14 +355,9 @@ pub fn topology(host: &Host) -> Result<Topology, String> {
     Topology::parse(&text).map_err(|error| format!("scontrol show topology: {error}"))
 }
 
-/// Ends the steps of this run, and the allocation if it was made for the run. What fails here has an end of its own: ranks
-/// end themselves, and an allocation has a time limit.
-pub fn clean_up(host: &Host, job: Job) {
-    let id = job.id.to_string();
-    if job.ours {
-        drop(host.exec(&Command::new("scancel", CLEAN_UP).arg(id)));
-        return;
-    }
+/// Ends what is left of dhc's steps in an allocation. What fails here has an end of its own: ranks end themselves.
+pub fn end_steps(host: &Host, job: Job) {
+    let id = job.0.to_string();
     let steps = Command::new("squeue", CLEAN_UP).args([
         "--noheader",
         "--steps",

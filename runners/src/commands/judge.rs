@@ -16,7 +16,7 @@ pub(crate) fn judge(
     format: Format,
 ) -> Result<Exit, Failure> {
     let report = judged(stored, thresholds)?;
-    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
+    show(&report, format)?;
     Ok(Exit::of(&report))
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn compare(
         results.push(judged(&stored, thresholds)?);
     }
     let report = fleet::together(&results, ulid::Ulid::new().to_string())?;
-    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
+    show(&report, format)?;
     Ok(Exit::of(&report))
 }
 

@@ -29,14 +29,15 @@ pub(crate) fn print(text: &str) -> Result<Exit, Failure> {
 
 /// Prints text for programs, or text that is printable already, as it is.
 pub(crate) fn print_document(text: &str) -> Result<Exit, Failure> {
-    print_bytes(text.as_bytes())
-}
-
-fn print_bytes(bytes: &[u8]) -> Result<Exit, Failure> {
     let mut out = std::io::stdout();
-    let written = out.write_all(bytes).and_then(|()| out.flush());
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     unless_gone_away(written)?;
     Ok(Exit::Pass)
+}
+
+/// Prints a JSON document, in which hosts and tools may have a word: the same document with nothing in it that steers a terminal.
+pub(crate) fn print_json(document: &str) -> Result<Exit, Failure> {
+    print_document(&render::printable_json(document))
 }
 
 /// How writing to standard output ended; a reader that has gone away has seen enough.
@@ -51,12 +52,9 @@ pub(crate) fn unless_gone_away(written: std::io::Result<()>) -> std::io::Result<
     }
 }
 
-fn show(report: &Report, document: &[u8], format: Format) -> Result<Exit, Failure> {
+fn show(report: &Report, format: Format) -> Result<Exit, Failure> {
     match format {
-        Format::Json => {
-            print_bytes(document)?;
-            print_bytes(b"\n")
-        }
+        Format::Json => print_json(&(serde_json::to_string_pretty(report)? + "\n")),
         Format::Table => print_document(&render::report(report, paper())),
     }
 }

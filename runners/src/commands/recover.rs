@@ -15,9 +15,7 @@ use dhc_runners::render::recovery;
 use dhc_runners::tables;
 use dhc_thresholds::Report;
 
-use super::{
-    Failure, environment, host, machine_args, paper, print, print_document, state, stored,
-};
+use super::{Failure, environment, host, machine_args, paper, print, print_json, state, stored};
 
 pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
     match command {
@@ -53,7 +51,7 @@ pub(crate) fn recover(command: RecoverCommand) -> Result<Exit, Failure> {
             let applied =
                 recover::apply(&plan, &policy, scheduler.as_ref(), &mut history, &mut log)?;
             match recovery.format {
-                Format::Json => print_document(&(serde_json::to_string_pretty(&applied)? + "\n"))?,
+                Format::Json => print_json(&(serde_json::to_string_pretty(&applied)? + "\n"))?,
                 Format::Table => {
                     print(&(recovery::plan(&plan, paper()) + &recovery::done(&applied.nodes)))?
                 }
@@ -180,13 +178,22 @@ fn as_before(
     thresholds: Option<&Path>,
 ) -> Result<Vec<OsString>, Failure> {
     let mut args: Vec<OsString> = Vec::new();
+    let recorded = &again.result.run.options;
     for check in &again.checks {
-        let options = again.result.run.options.get(*check);
+        let options = recorded.as_ref().and_then(|all| all.get(*check));
         for (option, value) in options.into_iter().flatten() {
             args.extend(["--set".into(), format!("{check}.{option}={value}").into()]);
         }
     }
     let (run, rules) = (&again.result.run.id, again.judged_by);
+    if recorded.is_none() {
+        eprintln!(
+            "dhc: the result of run {run} is of dhc {}, which did not record with which options it measured; {} will run \
+             with the defaults, so give the node back by hand if the run had others",
+            again.result.run.dhc,
+            list(&again.checks, ", ")
+        );
+    }
     let is_it = |chosen: &tables::Chosen| chosen.judged_by.sha256 == rules.sha256;
     if rules.origin == tables::BUILT_IN {
         let detected = here.identity.instance_type.as_deref();
@@ -279,7 +286,7 @@ fn plan_of(results: &[Report], policy: &Policy, history: &History) -> Result<Pla
 
 fn show_plan(plan: &Plan, format: Format) -> Result<Exit, Failure> {
     match format {
-        Format::Json => print_document(&(serde_json::to_string_pretty(plan)? + "\n")),
+        Format::Json => print_json(&(serde_json::to_string_pretty(plan)? + "\n")),
         Format::Table => print(&recovery::plan(plan, paper())),
     }
 }
@@ -300,13 +307,13 @@ pub(crate) fn past(
             offenders.push((machine, node, times, attempts));
         }
         return match format {
-            Format::Json => print_document(&recovery::offenders_json(&offenders)),
+            Format::Json => print_json(&recovery::offenders_json(&offenders)),
             Format::Table => print(&recovery::offenders(&offenders, paper())),
         };
     };
     let events = history.of_node(node)?;
     match format {
-        Format::Json => print_document(&(serde_json::to_string_pretty(&events)? + "\n")),
+        Format::Json => print_json(&(serde_json::to_string_pretty(&events)? + "\n")),
         Format::Table if events.is_empty() => print(&format!("nothing is known of `{node}`\n")),
         Format::Table => print(&recovery::history(&events, paper())),
     }

@@ -75,6 +75,13 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
     if let Some(said) = machine.contradiction() {
         eprintln!("dhc: warning: {}", render::printable(&said));
     }
+    if let (true, Some(why)) = (chosen.table.is_generic(), machine.unread.first()) {
+        let said = format!(
+            "neither the instance type nor all hardware can be told ({why}), so checks run that may have nothing to look at; \
+             name the type with --instance-type"
+        );
+        eprintln!("dhc: warning: {}", render::printable(&said));
+    }
     let mut options: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for setting in &args.settings {
         options
@@ -109,7 +116,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
             .iter()
             .map(|(name, value)| (name.clone(), redact::value(name, value)))
             .collect(),
-        options: options.clone(),
+        options: Some(options.clone()),
     };
     let keeper = Keeper {
         store: Store::open(
@@ -169,7 +176,7 @@ impl Keeper {
                     eprintln!("dhc: nobody takes the measurements: {error}; they are kept here");
                 }
             }
-            None => drop(show(report, &document, args.format)?),
+            None => drop(show(report, args.format)?),
         }
         if let Some(error) = journal_broken {
             eprintln!("dhc: the journal could not be kept: {error}");

@@ -80,7 +80,7 @@ pub(crate) fn last_results(
         .into());
     };
     let report = report?;
-    show(&report, &serde_json::to_vec_pretty(&report)?, format)?;
+    show(&report, format)?;
     match here.refuses(&report) {
         Some(why) => {
             eprintln!("dhc: {why}; run the checks again before acting on it");

@@ -142,7 +142,7 @@ fn of_check(page: &mut Page, owner: &Labels<'_>, check: &CheckReport) {
         }
         busbw(page, &labels, measured);
         let quantity = Quantity::of(measured.unit);
-        if quantity.is_some_and(|quantity| quantity.is_kept_unjudged()) {
+        if quantity.is_some_and(|quantity| quantity.is_kept_unjudged(&measured.at)) {
             let Measurement {
                 metric,
                 subject,
@@ -389,12 +389,13 @@ impl Quantity {
         }
     }
 
-    /// Whether it says in which state the machine was, and is plotted even if nothing judges it. Bandwidths and times that
-    /// are only kept as context are too many: one for each message size.
-    const fn is_kept_unjudged(self) -> bool {
+    /// Whether it says in which state the machine was, and is plotted even if nothing judges it. Times that are only kept as
+    /// context are too many, and so are bandwidths of one message size each.
+    const fn is_kept_unjudged(self, at: &At) -> bool {
         match self {
             Quantity::Power | Quantity::Temperature | Quantity::Frequency => true,
-            Quantity::Bandwidth | Quantity::Time | Quantity::Arithmetic => false,
+            Quantity::Bandwidth | Quantity::Arithmetic => at.bytes.is_none(),
+            Quantity::Time => false,
         }
     }
 }

@@ -316,14 +316,15 @@ impl Node {
         self.object["metadata"]["labels"][key].as_str()
     }
 
-    /// Whether it is this machine, by its boot or by the cloud's name for it.
+    /// Whether it is this machine, by the cloud's name for it or else by its boot, which containers of one host share.
     fn is(&self, here: &Machine) -> bool {
         let boot = self.object["status"]["nodeInfo"]["bootID"].as_str();
         let cloud = self.object["spec"]["providerID"].as_str();
         let cloud = cloud.and_then(|id| Some(id.rsplit_once('/')?.1));
-        let is =
-            |one: Option<&str>, other: &Option<String>| one.is_some() && one == other.as_deref();
-        is(boot, &here.identity.boot_id) || is(cloud, &here.identity.instance_id)
+        match (cloud, here.identity.instance_id.as_deref()) {
+            (Some(cloud), Some(instance)) => cloud == instance,
+            _ => boot.is_some() && boot == here.identity.boot_id.as_deref(),
+        }
     }
 
     /// The types of the conditions that say what dhc has found wrong.

@@ -10,8 +10,8 @@ pub mod tables;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use dhc_thresholds::{Action, CheckReport, Ending, Finding, NodeReport, Report, Status};
 
-pub use printable::printable;
 use printable::{one_line, printable_report};
+pub use printable::{printable, printable_json};
 
 /// How many findings of one check are spelled out; the result holds them all.
 const FINDINGS_MAX: usize = 8;

@@ -43,14 +43,47 @@ fn clean(value: &mut Value) {
     }
 }
 
-/// Control characters, and those that turn the direction of writing round (Unicode, UAX #9).
+/// The same JSON document with every character escaped that steers a terminal. Those below U+0020 are escaped in any JSON, so
+/// the line breaks that are left stand between its words and not in them; all others can stand in strings alone (RFC 8259).
+pub fn printable_json(document: &str) -> String {
+    let mut safe = String::with_capacity(document.len());
+    for c in document.chars() {
+        if steers(c) {
+            let units = &mut [0; 2];
+            for unit in c.encode_utf16(units) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Control characters, those that turn the direction of writing round (Unicode, UAX #9), line breaks that are none to this
+/// program, and what is there and cannot be seen.
 fn steers(c: char) -> bool {
-    (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    (c.is_control() && c != '\n')
+        || matches!(c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{one_line, printable};
+    use super::{one_line, printable, printable_json};
+
+    #[test]
+    fn a_json_document_stays_the_same_document() {
+        let text = "naïve 漢 \u{9b}31m \u{7f} \u{202e}x \u{e0041} \u{1b}[2J\n";
+        let document = serde_json::to_string_pretty(&[text]).unwrap();
+        let safe = printable_json(&document);
+        assert_eq!(
+            safe,
+            "[\n  \"naïve 漢 \\u009b31m \\u007f \\u202ex \\udb40\\udc41 \\u001b[2J\\n\"\n]"
+        );
+        assert_eq!(serde_json::from_str::<[String; 1]>(&safe).unwrap(), [text]);
+    }
 
     #[test]
     fn lines_stay_and_nothing_that_steers() {

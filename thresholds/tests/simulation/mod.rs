@@ -211,7 +211,7 @@ pub(crate) fn report(id: &str, table: &Table, values: &[f64]) -> Report {
         duration_ms: 0,
         expires_at: "2026-11-02T00:00:00Z".to_owned(),
         environment: BTreeMap::new(),
-        options: BTreeMap::new(),
+        options: Some(BTreeMap::new()),
     };
     let judged_by = JudgedBy {
         dhc: "0".to_owned(),

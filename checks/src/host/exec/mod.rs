@@ -51,6 +51,7 @@ pub struct Command {
     environment: BTreeMap<String, String>,
     deadline: Duration,
     grace: Duration,
+    gives_back_on: Option<Signal>,
     report_flag: Option<String>,
     input: Vec<u8>,
     kept_bytes: usize,
@@ -65,6 +66,7 @@ impl Command {
             environment: BTreeMap::new(),
             deadline,
             grace: GRACE,
+            gives_back_on: None,
             report_flag: None,
             input: Vec::new(),
             kept_bytes: KEPT_BYTES,
@@ -98,6 +100,13 @@ impl Command {
     /// With another time between SIGTERM and SIGKILL.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Of a tool that holds something of others and gives it back when it gets this signal: it gets that instead of SIGTERM
+    /// when it is to end, and instead of SIGKILL if dhc dies before it.
+    pub fn gives_back_on(mut self, signal: Signal) -> Self {
+        self.gives_back_on = Some(signal);
         self
     }
 
@@ -210,6 +219,9 @@ pub trait Listener {
     /// A line of its standard output, without its end, the way it was written.
     fn line(&mut self, line: &[u8]);
 
+    /// The same of its standard error.
+    fn error_line(&mut self, _line: &[u8]) {}
+
     /// Whether the command need not run on; asked many times a second.
     fn is_enough(&mut self) -> bool {
         false
@@ -223,22 +235,28 @@ impl Listener for Deaf {
     fn line(&mut self, _: &[u8]) {}
 }
 
-/// A listener, and the line that has not come to its end yet.
+/// A listener, and the lines of standard output and standard error that have not come to their end yet.
 struct Ear<'a> {
     listener: &'a mut dyn Listener,
-    begun: Vec<u8>,
+    begun: [Vec<u8>; 2],
 }
 
 impl Ear<'_> {
-    fn hear(&mut self, bytes: &[u8]) {
+    /// Hears what the pipe with this index gave.
+    fn hear(&mut self, index: usize, bytes: &[u8]) {
+        let begun = &mut self.begun[index];
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             // A line without end is no line; what comes after its first part is not heard.
-            if self.begun.len() < HEARD_LINE_MAX {
-                self.begun.extend_from_slice(piece);
+            if begun.len() < HEARD_LINE_MAX {
+                begun.extend_from_slice(piece);
             }
             if piece.ends_with(b"\n") {
-                self.listener.line(self.begun.trim_ascii_end());
-                self.begun.clear();
+                let line = begun.trim_ascii_end();
+                match index {
+                    0 => self.listener.line(line),
+                    _ => self.listener.error_line(line),
+                }
+                begun.clear();
             }
         }
     }
@@ -343,13 +361,13 @@ impl Host {
         ];
         let mut ear = Ear {
             listener,
-            begun: Vec::new(),
+            begun: Default::default(),
         };
         let heard = listen(&mut child, &mut pipes, &mut ear, begun, command.deadline);
         let ended = match heard {
             Heard::End(ended) => ended,
             enough_or_late => {
-                signal(&child, Signal::TERM);
+                signal(&child, command.gives_back_on.unwrap_or(Signal::TERM));
                 let until = begun.elapsed() + command.grace;
                 let by_itself = listen_on(&mut child, &mut pipes, &mut ear, begun, until);
                 if by_itself.is_none() {
@@ -435,6 +453,7 @@ impl Host {
         command: &Command,
     ) -> std::io::Result<Child> {
         let supervisor = rustix::process::getpid();
+        let if_orphaned = command.gives_back_on.unwrap_or(Signal::KILL);
         let mut process = std::process::Command::new(&program.path);
         process
             .arg0(&program.name)
@@ -455,7 +474,7 @@ impl Host {
         unsafe {
             process.pre_exec(move || {
                 // A tool must not outlive its supervisor, which may be killed at any time.
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                rustix::process::set_parent_process_death_signal(Some(if_orphaned))?;
                 if rustix::process::getppid() != Some(supervisor) {
                     return Err(std::io::ErrorKind::Interrupted.into());
                 }
@@ -592,9 +611,7 @@ fn read_ready(pipes: &mut [Pipe; 2], ear: &mut Ear<'_>, limit: Duration) -> bool
     };
     for index in &ready {
         let bytes = pipes[*index].read();
-        if *index == 0 {
-            ear.hear(&bytes);
-        }
+        ear.hear(*index, &bytes);
     }
     !ready.is_empty()
 }
