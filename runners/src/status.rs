@@ -21,8 +21,9 @@ pub const LIMIT: Duration = Duration::from_secs(4);
 /// How many bytes node-problem-detector takes, the line's end included.
 const LINE_MAX: usize = 80;
 
-/// How many results are looked through for one that says something of a condition.
-const RESULTS_MAX: usize = 32;
+/// How many results are looked through, newest first; reading so many of a node of eight GPUs takes less than a second. With a
+/// run every five minutes it is more than all of a day, after which results expire unless told otherwise.
+const RESULTS_MAX: usize = 500;
 
 /// A condition of a Kubernetes node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -138,14 +139,15 @@ impl Here {
 
 impl Condition {
     /// What the results, newest first, say of this condition: of each check the last one that did not leave it out, since a
-    /// short run takes nothing back of what a long one found. A result that cannot be read makes everything unknown.
+    /// short run takes nothing back of what a long one found, and one that expired early hides none that still holds. A result
+    /// that cannot be read makes everything unknown.
     pub fn answer(
         self,
         results: impl Iterator<Item = Result<Report, String>>,
         here: &Here,
     ) -> Answer {
         let mut last: BTreeMap<String, CheckReport> = BTreeMap::new();
-        let mut unknown = "dhc has left no result on this node yet".to_owned();
+        let mut unknown = None;
         let mut absent = None;
         for report in results.take(RESULTS_MAX) {
             let report = match report {
@@ -153,11 +155,12 @@ impl Condition {
                 Err(why) => return Answer::unknown(why),
             };
             if let Some(why) = here.refuses(&report) {
-                unknown = why;
-                break;
+                unknown.get_or_insert(why);
+                continue;
             }
-            unknown =
-                "no run that still holds looked at this; run dhc without leaving it out".to_owned();
+            unknown.get_or_insert_with(|| {
+                "no run that still holds looked at this; run dhc without leaving it out".to_owned()
+            });
             absent = absent.or_else(|| self.absent(&report));
             let node = here.node(&report);
             for check in node.iter().flat_map(|node| &node.checks) {
@@ -169,7 +172,8 @@ impl Condition {
         }
         self.of_checks(&last)
             .or(absent)
-            .unwrap_or_else(|| Answer::unknown(unknown))
+            .or(unknown.map(Answer::unknown))
+            .unwrap_or_else(|| Answer::unknown("dhc has left no result on this node yet"))
     }
 
     /// What the last report on each check says; nothing if none looked at what this is about.

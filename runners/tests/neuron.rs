@@ -175,6 +175,12 @@ fn failed_work_counts_from_the_last_reading_on() {
         ),
         ("neuron2/core0/exec_bad_input", Some(2.0))
     );
+    // One that went back was cleared, by a reload of the driver for one, and what it shows has come since.
+    dhc.node = counter(3);
+    let outcome = dhc.run(&args);
+    let found = outcome.findings("neuron-sysfs", Status::Warn);
+    let new = found[0].value.as_ref();
+    assert_eq!(new.and_then(dhc_thresholds::Value::number), Some(3.0));
 }
 
 #[test]

@@ -123,6 +123,16 @@ fn an_expired_result_and_one_of_another_boot_are_unknown() {
 }
 
 #[test]
+fn an_expired_result_hides_none_that_still_holds() {
+    let dhc = Dhc::on(FakeNode::of("p5.48xlarge-link-down"));
+    assert_eq!(dhc.run(&["--check", "nvlink"]).exit, 2);
+    for _ in 0..40 {
+        dhc.run(&["--check", "gpu-count", "--valid-for", "1ms"]);
+    }
+    assert_eq!(plugin(&dhc, "DhcGpuUnhealthy").0, 1);
+}
+
+#[test]
 fn a_result_that_cannot_be_read_hides_no_other() {
     let dhc = Dhc::on(FakeNode::p5_48xlarge());
     dhc.run(&["--check", "nvlink"]);

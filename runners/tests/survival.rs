@@ -9,6 +9,7 @@ mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -673,6 +674,24 @@ fn links_in_the_way_are_not_followed() {
     std::fs::remove_file(dhc.state().join("runs")).unwrap();
     std::fs::set_permissions(dhc.state(), std::fs::Permissions::from_mode(0o777)).unwrap();
     refused("the state directory is open to all");
+    std::fs::set_permissions(dhc.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    give(&dhc.state(), "65534");
+    refused("the state directory belongs to somebody else");
+    give(
+        &dhc.state(),
+        &rustix::process::geteuid().as_raw().to_string(),
+    );
+}
+
+/// Gives a file to another user.
+fn give(path: &Path, user: &str) {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut chown = Command::new(if is_root { "chown" } else { "sudo" });
+    if !is_root {
+        chown.args(["-n", "chown"]);
+    }
+    let done = chown.arg(user).arg(path).status().unwrap();
+    assert!(done.success());
 }
 
 #[test]
