@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dhc_checks::host::Host;
-use dhc_thresholds::{Hardware, Identity};
+use dhc_thresholds::{Hardware, Identity, Table};
 
 use crate::tables;
 
@@ -68,24 +68,29 @@ impl Machine {
         }
     }
 
-    /// Sees whether firmware names another instance type than the user did, keeps that in the identity and says so. Firmware is
-    /// believed where dhc knows the type that it names, and on EC2, where it always names the type.
-    pub fn contradiction(&mut self) -> Option<String> {
+    /// Sees whether firmware names another instance type than the user or the table by which the node is judged, keeps that in
+    /// the identity and says so. Firmware is believed where dhc knows the type that it names, and on EC2, where it always names
+    /// the type; a table where its type is a built-in one, since people give their own tables names of their own.
+    pub fn contradiction(&mut self, table: &Table) -> Option<String> {
         let identity = &mut self.identity;
-        let (named, firmware) = (
-            identity.instance_type.as_ref()?,
-            self.firmware_type.as_ref()?,
-        );
-        let is_believed = self.is_ec2 || tables::built_in_table(firmware).is_ok();
-        if !is_believed || tables::same_type(named, firmware) {
+        let firmware = self.firmware_type.as_ref()?;
+        if !self.is_ec2 && tables::built_in_table(firmware).is_err() {
             return None;
         }
+        let is_known = !table.is_generic() && tables::built_in_table(&table.instance_type).is_ok();
+        let by_table = is_known.then_some(("the threshold table", table.instance_type.as_str()));
+        let from = identity.instance_type_from.as_deref().unwrap_or_default();
+        let by_user = identity.instance_type.as_deref().map(|named| (from, named));
+        let (who, named) = [by_user, by_table]
+            .into_iter()
+            .flatten()
+            .find(|(_, named)| !tables::same_type(named, firmware))?;
+        let said = format!(
+            "{who} says that this is a `{named}`, but the DMI product name says `{firmware}`: what is due of the one is held \
+             against the other, so faults that are found may be none"
+        );
         identity.contradicting_type = Some(firmware.clone());
-        Some(format!(
-            "{} says that this is a `{named}`, but the DMI product name says `{firmware}`: what is due of the one is held \
-             against the other, so faults that are found may be none",
-            identity.instance_type_from.as_deref().unwrap_or_default()
-        ))
+        Some(said)
     }
 }
 

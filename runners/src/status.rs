@@ -90,6 +90,26 @@ impl Answer {
     }
 }
 
+/// How far the clocks of two machines, or of one before and after it was set, may be apart.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why nobody should act on a report at this time, if so.
+pub fn out_of_time(report: &Report, now: Timestamp) -> Option<String> {
+    let run = &report.run;
+    let times = (
+        run.started_at.parse::<Timestamp>(),
+        run.expires_at.parse::<Timestamp>(),
+    );
+    match times {
+        (Ok(began), _) if began > now + SKEW => Some(format!(
+            "the result began at {began:.0}, which is yet to come: a clock is or was wrong"
+        )),
+        (Ok(_), Ok(expires)) if expires >= now => None,
+        (Ok(_), Ok(expires)) => Some(format!("the result expired at {expires:.0}")),
+        _ => Some("the result does not say when it began and until when it holds".to_owned()),
+    }
+}
+
 /// What is said when the results could not be read in time.
 pub fn too_late() -> String {
     format!(
@@ -110,11 +130,8 @@ impl Here {
 
     /// Why nobody should act on a report any more, if so.
     pub fn refuses(&self, report: &Report) -> Option<String> {
-        let expires = report.run.expires_at.parse::<Timestamp>().ok();
-        match expires {
-            Some(expires) if expires >= self.now => {}
-            Some(expires) => return Some(format!("the last result expired at {expires:.0}")),
-            None => return Some("the last result does not say until when it holds".to_owned()),
+        if let Some(why) = out_of_time(report, self.now) {
+            return Some(why);
         }
         let boot = |node: &NodeReport| node.identity.boot_id.clone();
         let other = self

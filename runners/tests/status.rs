@@ -106,7 +106,7 @@ fn an_expired_result_and_one_of_another_boot_are_unknown() {
     old.run(&["--check", "nvlink", "--valid-for", "1ms"]);
     let (exit, line) = plugin(&old, "DhcGpuUnhealthy");
     assert_eq!(exit, 2);
-    assert!(line.starts_with("the last result expired at 20"), "{line}");
+    assert!(line.starts_with("the result expired at 20"), "{line}");
 
     let dhc = Dhc::on(FakeNode::p5_48xlarge());
     dhc.run(&["--check", "nvlink"]);

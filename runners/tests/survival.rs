@@ -849,6 +849,11 @@ fn what_is_wrong_in_a_threshold_file_is_named_with_line_and_column() {
         ("subjects = 1", "subjects = nan", ":7:12: `subjects` is NaN"),
         ("subjects = 1", "subjects = -1", ":7:12: `subjects` is -1"),
         ("subjects = 1", "subjects = 1.5", ":7:12: `subjects` is 1.5"),
+        (
+            "fail_below = 1",
+            "fail_below = { hardware = \"gpus\" }",
+            ":6:14: expected a number, or the count of some hardware",
+        ),
         ("2024-02-29", "yesterday", ":9:16: `yesterday` is not a day"),
         (
             "2024-02-29",
@@ -959,6 +964,27 @@ fn firmware_that_contradicts_the_named_type_is_told() {
     ]);
     assert!(!right.stderr.contains("warning"), "{}", right.stderr);
     assert_eq!(right.report.nodes[0].identity.contradicting_type, None);
+    // Nor does a table of one's own contradict anything, unless it is for another of the types that dhc knows.
+    let table = dhc.state.path().join("mine.toml");
+    let judged_by = |instance_type: &str| {
+        let text = format!("schema = \"dhc.thresholds/1\"\ninstance_type = \"{instance_type}\"\n");
+        std::fs::write(&table, text).unwrap();
+        let file = table.to_str().unwrap();
+        let outcome = dhc.run(&["--check", "gpu-count", "--thresholds", file]);
+        let warned = outcome.stderr.contains("warning: ");
+        let identity = &outcome.report.nodes[0].identity;
+        assert_eq!(
+            warned,
+            identity.contradicting_type.is_some(),
+            "{}",
+            outcome.stderr
+        );
+        (warned, outcome.verdict().0)
+    };
+    assert_eq!(judged_by("home-lab-1"), (false, Status::Unknown));
+    assert_eq!(judged_by("p5en.48xlarge"), (true, Status::Fail));
+    // A table of the type's own name begins with what dhc knows of it.
+    assert_eq!(judged_by("p5.48xlarge"), (false, Status::Pass));
 }
 
 #[test]
@@ -1069,6 +1095,20 @@ fn a_stale_result_is_refused_where_somebody_would_act_on_it() {
     let (exit, stderr) = judge(&dhc, 0, &["--current"]);
     assert!(exit == Some(4) && stderr.contains("expired"), "{stderr}");
     assert_eq!(judge(&dhc, 1, &["--current"]).0, Some(0));
+    // Nor is one that has yet to begin.
+    let file = dhc.runs()[1].join("result.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let report = Report::parse(text.as_bytes()).unwrap();
+    let later = text
+        .replace(&report.run.started_at, "2099-01-01T00:00:00Z")
+        .replace(&report.run.expires_at, "2099-01-02T00:00:00Z");
+    std::fs::write(&file, later).unwrap();
+    let (exit, stderr) = judge(&dhc, 1, &["--current"]);
+    assert!(
+        exit == Some(4) && stderr.contains("yet to come"),
+        "{stderr}"
+    );
+    std::fs::write(&file, text).unwrap();
     let rebooted = FakeNode::trn1_32xlarge().file(
         "/proc/sys/kernel/random/boot_id",
         "11111111-2222-3333-4444-555555555555\n",

@@ -117,7 +117,8 @@ pub struct Identity {
     /// How the instance type was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_type_from: Option<String>,
-    /// The instance type that firmware names, where that is another: what is due of the one is held against the other.
+    /// The instance type that firmware names, where the user or the table means another: what is due of the one is held against
+    /// the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contradicting_type: Option<String>,
     /// The cloud's region that the node is in, if the environment or the cloud tells.

@@ -72,7 +72,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
         machine.identity.instance_type = Some(named.to_owned());
         machine.identity.instance_type_from = Some("--instance-type".to_owned());
     }
-    if let Some(said) = machine.contradiction() {
+    if let Some(said) = machine.contradiction(&chosen.table) {
         eprintln!("dhc: warning: {}", render::printable(&said));
     }
     if let (true, Some(why)) = (chosen.table.is_generic(), machine.unread.first()) {
