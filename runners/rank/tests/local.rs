@@ -80,7 +80,7 @@ fn two_ranks_measure_every_size_and_verify_it() {
         assert!(
             lines
                 .iter()
-                .any(|line| matches!(line, RankLine::Hello { rank: of, .. } if *of == rank))
+                .any(|line| matches!(line, RankLine::Hello(hello) if hello.rank == rank))
         );
         assert!(lines.iter().any(|line| {
             matches!(line, RankLine::At { rank: of, progress } if *of == rank && progress.phase == Phase::Done)
@@ -96,11 +96,7 @@ fn a_roll_call_says_hello_and_nothing_else() {
         beat_ms: 1_000,
     });
     assert_eq!(lines.len(), 2);
-    assert!(
-        lines
-            .iter()
-            .all(|line| matches!(line, RankLine::Hello { .. }))
-    );
+    assert!(lines.iter().all(|line| matches!(line, RankLine::Hello(_))));
 }
 
 #[test]
