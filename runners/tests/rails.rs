@@ -3,27 +3,14 @@
 
 mod common;
 
-use common::gpu_cluster::OF_RANKS;
-use common::{Dhc, Outcome};
+use common::gpu_cluster::{OF_RANKS, SLOW, fast};
+use common::{Dhc, Outcome, ROLL_CALL};
 use dhc_fixtures::FakeNode;
-
-const SLOW: &str = include_str!("../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
-
-/// A table whose large sizes are as fast as two rails of the type have to be.
-fn fast() -> String {
-    SLOW.replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
-        .replace("70.97    1.85    1.85", " 0.14  936.23  936.23")
-        .replace("402.11   41.72   41.72", " 33.55  500.07  500.07")
-        .replace("401.80   41.76   41.76", " 33.55  500.07  500.07")
-        .replace("9021.45  119.02  119.02", "2147.48  500.00  500.00")
-        .replace("9019.33  119.05  119.05", "2147.48  500.00  500.00")
-}
 
 /// Nodes whose collectives are slow whenever they may use `mlx5_1`.
 fn nodes() -> Dhc {
     let script = format!(
-        "case \"$*\" in *roll_call*) \
-         echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}'; exit;; esac\n\
+        "{ROLL_CALL}\n\
          case \"$NCCL_IB_HCA\" in *mlx5_1*) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{SLOW}EOF\n;; \
          *) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{}EOF\n;; esac",
         fast()

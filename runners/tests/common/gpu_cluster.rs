@@ -5,9 +5,11 @@ use std::process::Command;
 
 use dhc_fixtures::FakeNode;
 
-use super::{Dhc, Outcome, outcome};
+use super::{Dhc, Outcome, ROLL_CALL, outcome};
 
-const SLOW: &str = include_str!("../../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
+/// A table of H100 nodes that is far below the floor of the type.
+pub(crate) const SLOW: &str =
+    include_str!("../../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
 
 /// Makes of a table that of `n` ranks, for awk.
 pub(crate) const OF_RANKS: &str = r#"
@@ -16,7 +18,7 @@ NF == 13 && $1 ~ /^[0-9]+$/ { $8 = sprintf("%.2f", $7 * 2 * (n - 1) / n); $12 = 
 { print }"#;
 
 /// A table whose large sizes are as fast as the floor of the type asks for.
-fn fast() -> String {
+pub(crate) fn fast() -> String {
     SLOW.replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
         .replace("70.97    1.85    1.85", " 0.14  936.23  936.23")
         .replace("402.11   41.72   41.72", " 33.55  500.07  500.07")
@@ -31,8 +33,7 @@ pub(crate) struct EightNodes(pub(crate) Dhc);
 impl EightNodes {
     pub(crate) fn up() -> EightNodes {
         let script = format!(
-            "case \"$*\" in *roll_call*) \
-             echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}';;\n\
+            "{ROLL_CALL}\ncase \"$*\" in \
              *n5*) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{SLOW}EOF\n;; *) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{}EOF\n;; esac",
             fast()
         );
