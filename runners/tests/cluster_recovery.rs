@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Dhc;
 use common::cluster::{Cluster, FLOOR, SLOW, SLURM};
+use common::{Dhc, enforced_policy};
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Action, Report, Status};
 use serde_json::Value;
@@ -69,17 +69,8 @@ impl Cluster {
 
     /// A policy that is meant.
     fn policy(&self, built_in: &str) -> PathBuf {
-        let output = Command::new(DHC)
-            .args(["recover", "policy", built_in])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
         let path = self.path(&format!("{built_in}.toml"));
-        std::fs::write(
-            &path,
-            text.replace("mode = \"observe\"", "mode = \"enforce\""),
-        )
-        .unwrap();
+        std::fs::write(&path, enforced_policy(built_in)).unwrap();
         path
     }
 

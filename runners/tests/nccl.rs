@@ -2,7 +2,7 @@
 //! calls and prints a table of the tool for the rest. Never seen on GPUs.
 mod common;
 
-use common::gpu_cluster::{SLOW, fast};
+use common::gpu_cluster::{SLOW, arguments, fast};
 use common::{Dhc, Outcome, ROLL_CALL};
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::Status;
@@ -14,25 +14,7 @@ fn two_nodes(table: &str) -> Dhc {
 }
 
 fn run(dhc: &Dhc) -> Outcome {
-    let worker = env!("CARGO_BIN_EXE_dhc");
-    dhc.run(&[
-        "--level",
-        "cluster",
-        "--check",
-        "nccl-allreduce",
-        "--launcher",
-        "mpirun",
-        "--nodelist",
-        "n1,n2",
-        "--worker",
-        worker,
-        "--instance-type",
-        "BM.GPU.H100.8",
-        "--set",
-        "nccl-allreduce.gpus-per-node=1",
-        "--set",
-        "nccl-allreduce.engine=all_reduce_perf",
-    ])
+    dhc.run(&arguments("n1,n2"))
 }
 
 #[test]

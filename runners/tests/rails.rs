@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::gpu_cluster::{OF_RANKS, SLOW, fast};
+use common::gpu_cluster::{OF_RANKS, SLOW, arguments, fast};
 use common::{Dhc, Outcome, ROLL_CALL};
 use dhc_fixtures::FakeNode;
 
@@ -18,26 +18,10 @@ fn nodes() -> Dhc {
     Dhc::on(FakeNode::plain().tool("mpirun").runs(&script))
 }
 
-const COMMON: [&str; 14] = [
-    "--level",
-    "cluster",
-    "--check",
-    "nccl-allreduce",
-    "--launcher",
-    "mpirun",
-    "--nodelist",
-    "n1,n2,n3,n4,n5,n6",
-    "--instance-type",
-    "BM.GPU.H100.8",
-    "--set",
-    "nccl-allreduce.gpus-per-node=1",
-    "--set",
-    "nccl-allreduce.engine=all_reduce_perf",
-];
+const NODES: &str = "n1,n2,n3,n4,n5,n6";
 
 fn run(dhc: &Dhc, args: &[&str]) -> Outcome {
-    let mut all = COMMON.to_vec();
-    all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+    let mut all = arguments(NODES);
     all.extend(args);
     dhc.run(&all)
 }
@@ -106,8 +90,7 @@ fn what_is_no_card_and_no_topology_is_told_before_anything_is_started() {
     let topology = path.to_str().expect("a plain path").to_owned();
     let refused = |args: &[&str], words: &str| {
         let dhc = nodes();
-        let mut all = COMMON.to_vec();
-        all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+        let mut all = arguments(NODES);
         all.extend(args);
         let output = dhc.command("run", &all).output().expect("dhc starts");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -27,6 +27,17 @@ pub(crate) fn fast() -> String {
         .replace("9019.33  119.05  119.05", "2147.48  500.00  500.00")
 }
 
+/// What `dhc run` is given to have H100 nodes with one GPU each measured by all_reduce_perf, behind an `mpirun` that is a script.
+pub(crate) fn arguments(nodes: &str) -> Vec<&str> {
+    let mut all = vec!["--level", "cluster", "--check", "nccl-allreduce"];
+    all.extend(["--launcher", "mpirun", "--nodelist", nodes]);
+    all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+    all.extend(["--instance-type", "BM.GPU.H100.8"]);
+    all.extend(["--set", "nccl-allreduce.gpus-per-node=1"]);
+    all.extend(["--set", "nccl-allreduce.engine=all_reduce_perf"]);
+    all
+}
+
 /// The cluster level over eight nodes, `n1` to `n8`, of which `n5` is slow.
 pub(crate) struct EightNodes(pub(crate) Dhc);
 
@@ -42,18 +53,8 @@ impl EightNodes {
 
     /// `dhc run --level cluster --format json` with these arguments.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let worker = env!("CARGO_BIN_EXE_dhc");
-        let mut all = vec!["--level", "cluster", "--check", "nccl-allreduce"];
-        all.extend([
-            "--launcher",
-            "mpirun",
-            "--nodelist",
-            "n1,n2,n3,n4,n5,n6,n7,n8",
-        ]);
-        all.extend(["--worker", worker, "--instance-type", "BM.GPU.H100.8"]);
-        all.extend(["--set", "nccl-allreduce.gpus-per-node=1", "--seed", "1"]);
-        all.extend(["--set", "nccl-allreduce.engine=all_reduce_perf"]);
-        all.extend(["--format", "json"]);
+        let mut all = arguments("n1,n2,n3,n4,n5,n6,n7,n8");
+        all.extend(["--seed", "1", "--format", "json"]);
         all.extend(args);
         self.0.command("run", &all)
     }

@@ -113,6 +113,16 @@ pub(crate) fn rank() -> PathBuf {
     rank
 }
 
+/// A built-in policy, but one that is meant.
+pub(crate) fn enforced_policy(built_in: &str) -> String {
+    let mut dhc = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    let output = dhc.args(["recover", "policy", built_in]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let enforced = text.replace("mode = \"observe\"", "mode = \"enforce\"");
+    assert_ne!(text, enforced);
+    enforced
+}
+
 /// The parts of a finished `dhc run --format json`.
 pub(crate) fn outcome(output: Output) -> Outcome {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
