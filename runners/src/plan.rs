@@ -10,6 +10,9 @@ use dhc_checks::check::{Check, ClusterCheck, InstanceCheck, Spec};
 use dhc_checks::foresight::Cause;
 use dhc_thresholds::{Hardware, Table};
 
+/// What the user set of checks: by check and option, the value.
+pub type Options = BTreeMap<String, BTreeMap<String, String>>;
+
 /// Which checks the user wants.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
@@ -71,10 +74,7 @@ pub struct Shortened {
 
 impl Planned {
     /// What its options are set to, given what the user set (by check).
-    pub fn options(
-        &self,
-        set: &BTreeMap<String, BTreeMap<String, String>>,
-    ) -> BTreeMap<String, String> {
+    pub fn options(&self, set: &Options) -> BTreeMap<String, String> {
         let name = self.check.spec().name;
         let mut options = set.get(name).cloned().unwrap_or_default();
         if let Some(shortened) = &self.shortened {
@@ -133,11 +133,7 @@ pub fn instance_level(
 ///
 /// A check costs what it takes on a sound node with these options (by check), one after the other. What the user set is not
 /// shortened.
-pub fn within(
-    plan: Vec<Planned>,
-    budget: Duration,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
-) -> Vec<Planned> {
+pub fn within(plan: Vec<Planned>, budget: Duration, options: &Options) -> Vec<Planned> {
     let mut best_first: Vec<(usize, f64)> = plan
         .iter()
         .enumerate()
@@ -174,7 +170,7 @@ pub fn within(
 fn lengths(
     planned: &Planned,
     budget: Duration,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
+    options: &Options,
 ) -> Vec<(Option<Shortened>, Duration)> {
     let check = planned.check;
     let set = planned.options(options);
@@ -393,8 +389,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    type Options = BTreeMap<String, BTreeMap<String, String>>;
 
     #[test]
     fn a_check_is_worth_the_interruptions_that_it_foresees_and_one_of_software_alone_the_least() {
