@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subject, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::foresight::Cause;
 use crate::group::Group;
 use crate::host::{Host, redact, sandbox};
 pub use crate::option::{OptionSpec, Values};
@@ -75,6 +76,11 @@ pub trait InstanceCheck: Sync {
             expected: Duration::from_secs(1),
             deadline: Duration::from_secs(30),
         }
+    }
+
+    /// The causes of interrupted jobs that it could have foreseen, by which it is preferred to others where time is short.
+    fn foresees(&self) -> &'static [Cause] {
+        &[]
     }
 
     /// What the check would need that is not installed on this machine and need not be: for a check that only adds to what

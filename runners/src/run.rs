@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::journal::Journal;
 use crate::machine::Machine;
-use crate::plan::{self, Planned, Selection};
+use crate::plan::{self, Options, Planned, Selection};
 use crate::supervise;
 use crate::tables::{self, Chosen};
 
@@ -32,8 +32,8 @@ pub struct Orders<'a> {
     pub chosen: &'a Chosen,
     /// What runs and what does not.
     pub plan: Vec<Planned>,
-    /// The user's options: check, option, value.
-    pub options: BTreeMap<String, BTreeMap<String, String>>,
+    /// What the user set.
+    pub options: Options,
     /// The deadline of each check, if not its own.
     pub deadline: Option<Duration>,
     /// The deadline of the whole run.
@@ -161,7 +161,7 @@ pub fn leave_out_what_is_not_installed(
     plan: &mut [Planned],
     host: &Host,
     selection: &Selection,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
+    options: &Options,
 ) {
     let none = BTreeMap::new();
     for planned in plan {
@@ -178,7 +178,7 @@ pub fn leave_out_what_is_not_installed(
 pub fn longest(
     checks: &[&'static dyn InstanceCheck],
     selection: &Selection,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
+    options: &Options,
     deadline: Option<Duration>,
 ) -> Duration {
     let wanted = checks

@@ -13,53 +13,16 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cluster;
+use common::cluster::{Cluster, FLOOR, SLOW, SLURM};
+use common::gpus::one_gpu;
 use dhc_fixtures::GpuLibraries;
 use dhc_thresholds::{
     Action, FaultReport, GroupReport, LocatedReport, NodeReport, Report, SearchReport, Status,
 };
 
 const HOSTS: usize = 8;
-
-/// What a slowed link passes, and half of what no sound group of this cluster stays below.
-const SLOW: &str = "100mbit";
-const FLOOR: &str = r#"schema = "dhc.thresholds/1"
-instance_type = "namespace-cluster"
-
-[[limit]]
-metric = "mpi.allreduce.plateau"
-unit = "GB/s"
-fail_below = 0.02
-source = "twice what a link of 100 Mbit/s carries"
-"#;
-
-/// One fake GPU on each host.
-const GPU_FLOOR: &str = r#"schema = "dhc.thresholds/1"
-instance_type = "namespace-gpus"
-
-[[hardware]]
-kind = "nvidia_gpu"
-count = 1
-source = "the fake CUDA driver has one"
-
-[[limit]]
-metric = "nccl.allreduce.plateau"
-unit = "GB/s"
-fail_below = 0.02
-source = "twice what a link of 100 Mbit/s carries"
-"#;
-
-/// The machine bears one cluster at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-struct Cluster {
-    folder: tempfile::TempDir,
-    leaves: usize,
-    _one: MutexGuard<'static, ()>,
-}
 
 impl Cluster {
     fn up() -> Cluster {
@@ -68,14 +31,9 @@ impl Cluster {
 
     /// A cluster whose hosts hang on so many leaf switches; none stands for one switch that Slurm knows nothing of.
     fn up_under(leaves: usize) -> Cluster {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Cluster {
-            folder: tempfile::tempdir().unwrap(),
-            leaves,
-            _one: one,
-        };
+        let cluster = Cluster::unbooted();
         std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
-        cluster.tool(&["up", &HOSTS.to_string()]);
+        cluster.boot(HOSTS, leaves, SLURM);
         cluster
     }
 
@@ -83,7 +41,8 @@ impl Cluster {
     /// returns what makes dhc look at those.
     fn up_with_gpus() -> (Cluster, Vec<String>) {
         let cluster = Cluster::up();
-        std::fs::write(cluster.path("floor.toml"), GPU_FLOOR).unwrap();
+        let floor = one_gpu(0.02, "twice what a link of 100 Mbit/s carries");
+        std::fs::write(cluster.path("floor.toml"), floor).unwrap();
         let fakes = GpuLibraries::in_folder(cluster.folder.path(), 1).network("socket");
         let mut args = vec!["--check".to_owned(), "nccl-allreduce".to_owned()];
         for setting in [
@@ -97,22 +56,6 @@ impl Cluster {
         (cluster, args)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let folder = self.path("cluster");
-        let mut command = cluster::command(&folder, cluster::SLURM, self.leaves);
-        command.args(args);
-        command
-    }
-
-    #[track_caller]
-    fn tool(&self, args: &[&str]) -> String {
-        cluster::output_of(self.command(args))
-    }
-
     /// `dhc run --level cluster` on all hosts, with these arguments.
     fn dhc(&self, args: &[&str]) -> Command {
         let nodes = HOSTS.to_string();
@@ -122,10 +65,7 @@ impl Cluster {
     /// `dhc run --level cluster`, started through another program.
     fn dhc_through(&self, other: &[&str], args: &[&str]) -> Command {
         let dhc = env!("CARGO_BIN_EXE_dhc");
-        assert!(
-            Path::new(dhc).with_file_name("dhc-rank").is_file(),
-            "dhc-rank is not built: cargo build --package dhc-rank"
-        );
+        common::rank();
         let state = self.path("state");
         let floor = self.path("floor.toml");
         let mut all = vec!["exec", "ctl"];
@@ -167,7 +107,7 @@ impl Cluster {
             .spawn()
             .unwrap();
         let under_way = || {
-            self.command(&["exec", "h8", "pgrep", "-f", "all_reduce"])
+            self.command(["exec", "h8", "pgrep", "-f", "all_reduce"])
                 .output()
                 .unwrap()
         };
@@ -216,12 +156,6 @@ impl Cluster {
         let runs = std::fs::read_dir(self.path("state").join("runs")).unwrap();
         let newest = runs.map(|run| run.unwrap().path()).max().unwrap();
         newest.join("journal.jsonl")
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.command(&["down"]).output());
     }
 }
 
@@ -627,7 +561,7 @@ fn sigkill_leaves_a_journal_and_nothing_in_slurm() {
     cluster.tool(&["exec", "ctl", "pkill", "-KILL", "-x", "dhc"]);
     child.wait().unwrap();
     let judged = cluster
-        .command(&["exec", "ctl", env!("CARGO_BIN_EXE_dhc"), "judge"])
+        .command(["exec", "ctl", env!("CARGO_BIN_EXE_dhc"), "judge"])
         .arg(cluster.journal())
         .arg("--thresholds")
         .arg(cluster.path("floor.toml"))

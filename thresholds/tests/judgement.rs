@@ -1,26 +1,15 @@
 //! The rules of judgement, one test each, through the public door.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
+use common::{SPEED, STATE};
 use dhc_thresholds::{
     Action, Ending, Gap, Measurement, Metric, Record, Role, Status, Subject, Table, Unit, Value,
     Verdict, judge,
 };
 use proptest::prelude::*;
 
-const SPEED: Metric = Metric {
-    name: "nic.speed",
-    unit: Unit::GigabytesPerSecond,
-    about: "how fast the card is",
-    role: Role::Required,
-    fault: "nic.performance",
-};
-const STATE: Metric = Metric {
-    name: "nic.state",
-    unit: Unit::State,
-    about: "up or down",
-    role: Role::Judged,
-    fault: "nic.port_down",
-};
 const HEAT: Metric = Metric {
     name: "nic.heat",
     unit: Unit::Celsius,

@@ -13,6 +13,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::gpu::{ask, budget, divided, for_each_gpu};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::host::Host;
 use crate::host::nvml::{self, Reading};
 
@@ -163,6 +164,10 @@ impl InstanceCheck for GpuMemory {
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         budget(options)
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorMemory, Cause::AcceleratorSram]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

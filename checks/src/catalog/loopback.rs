@@ -13,6 +13,7 @@ use libfabric_sys::{Device, Library};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
+use crate::foresight::Cause;
 use crate::host::{Host, ReadError};
 use crate::loopback::{self, Course, NO_SHORTCUTS, Results};
 
@@ -282,18 +283,22 @@ const SOFTWARE: &[&str] = &["tcp", "net", "udp"];
 pub(super) struct Loopback {
     spec: &'static Spec,
     figures: &'static Figures,
+    foresees: &'static [Cause],
 }
 
 /// The loopback of EFA cards.
 pub(super) const EFA_LOOPBACK: Loopback = Loopback {
     spec: &EFA_SPEC,
     figures: &EFA,
+    foresees: &[Cause::Nic],
 };
 
 /// The loopback of software providers.
 pub(super) const FABRIC_LOOPBACK: Loopback = Loopback {
     spec: &FABRIC_SPEC,
     figures: &FABRIC,
+    // It is of software alone.
+    foresees: &[],
 };
 
 impl InstanceCheck for Loopback {
@@ -307,6 +312,10 @@ impl InstanceCheck for Loopback {
             expected: Duration::from_secs(20),
             deadline: Duration::from_secs(300),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        self.foresees
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

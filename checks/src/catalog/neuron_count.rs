@@ -3,6 +3,7 @@
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 
 const DEVICES: Metric = Metric {
     name: "neuron.device.count",
@@ -47,6 +48,10 @@ pub(super) struct NeuronCount;
 impl InstanceCheck for NeuronCount {
     fn spec(&self) -> &'static Spec {
         &SPEC
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLost]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

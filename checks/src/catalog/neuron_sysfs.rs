@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::format::neuron_sysfs::{CoreCounter, core_counter, device_fault};
 use crate::host::{Host, NeuronDevice, ReadError, Readings};
 
@@ -120,6 +121,10 @@ pub(super) struct NeuronSysfs;
 impl InstanceCheck for NeuronSysfs {
     fn spec(&self) -> &'static Spec {
         &SPEC
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorMemory, Cause::AcceleratorSram]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

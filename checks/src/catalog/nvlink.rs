@@ -18,6 +18,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::gpu::{ask, budget, divided, for_each_gpu};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::host::Host;
 use crate::host::nvml::{self, Fabric, Reading};
 
@@ -156,6 +157,10 @@ impl InstanceCheck for Nvlink {
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         budget(options)
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLink]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

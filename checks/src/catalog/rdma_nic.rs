@@ -3,6 +3,7 @@
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::host::ReadError;
 
 const COUNT: Metric = Metric {
@@ -85,6 +86,10 @@ pub(super) struct RdmaNic;
 impl InstanceCheck for RdmaNic {
     fn spec(&self) -> &'static Spec {
         &SPEC
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::Nic]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

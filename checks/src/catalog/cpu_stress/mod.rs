@@ -12,6 +12,7 @@ use self::kernels::{Known, Seeded};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
+use crate::foresight::Cause;
 use crate::format::sysfs;
 use crate::host::load;
 use crate::host::vector::mixed;
@@ -108,6 +109,10 @@ impl InstanceCheck for CpuStress {
             // Where other work has the CPUs, a round at the lowest priority may take long.
             deadline: expected * 2 + Duration::from_secs(30),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::SilentCorruption, Cause::Cpu]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

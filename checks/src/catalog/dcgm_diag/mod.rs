@@ -12,6 +12,7 @@ use self::told::{Summary, Told, told};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
+use crate::foresight::Cause;
 use crate::format::dcgmi::{self, DcgmError, DcgmiError, Diagnosis, Exit, Grade, Severity};
 use crate::host::{Command, Ended, ExecError, Output};
 
@@ -126,6 +127,17 @@ impl InstanceCheck for DcgmDiag {
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         Level::of(LEVEL.number_in(options)).budget()
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[
+            Cause::AcceleratorLost,
+            Cause::AcceleratorLink,
+            Cause::AcceleratorMemory,
+            Cause::AcceleratorSram,
+            Cause::SystemProcessor,
+            Cause::SilentCorruption,
+        ]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

@@ -8,7 +8,7 @@ use std::fmt;
 use dhc_thresholds::{Action, Faults, Kind, Measurement, Subject};
 
 use super::{Level, TEST_RESULT};
-use crate::format::dcgmi::{DcgmError, Diagnosis, Entity, Grade, SOFTWARE, TestResult};
+use crate::format::dcgmi::{self, DcgmError, Diagnosis, Entity, Grade, SOFTWARE, TestResult};
 
 /// The tests that each level runs in every release, with the first level that has them (NVIDIA/DCGM,
 /// `nvvs/src/NvidiaValidationSuite.cpp`). The others (`eud`, `nvbandwidth`, `nccl_tests`, …) depend on the release, on
@@ -166,19 +166,7 @@ fn subject(result: &TestResult) -> Subject {
     let test = &result.test;
     let name = match &result.row {
         None => format!("{device}/{test}"),
-        Some(row) => {
-            let row: String = row
-                .chars()
-                .map(|c| {
-                    if c.is_ascii_alphanumeric() {
-                        c.to_ascii_lowercase()
-                    } else {
-                        '_'
-                    }
-                })
-                .collect();
-            format!("{device}/{test}/{row}")
-        }
+        Some(row) => format!("{device}/{test}/{}", dcgmi::plain(row)),
     };
     Subject::new(kind, name)
 }

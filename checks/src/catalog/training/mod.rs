@@ -13,6 +13,7 @@ use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
+use crate::foresight::Cause;
 use crate::format::neuron_sysfs::physical_per_logical;
 use crate::host::{Command, Ended, ExecError, Host};
 use curves::{Core, Why};
@@ -31,6 +32,7 @@ pub(super) struct Training {
     metrics: &'static Metrics,
     /// What the script calls it.
     platform: &'static str,
+    foresees: &'static [Cause],
 }
 
 struct Metrics {
@@ -141,6 +143,11 @@ pub(super) static GPU: Training = Training {
     },
     metrics: &GPU_METRICS,
     platform: "gpu",
+    foresees: &[
+        Cause::AcceleratorLost,
+        Cause::AcceleratorLink,
+        Cause::SilentCorruption,
+    ],
 };
 
 pub(super) static NEURON: Training = Training {
@@ -161,6 +168,11 @@ pub(super) static NEURON: Training = Training {
     },
     metrics: &NEURON_METRICS,
     platform: "neuron",
+    foresees: &[
+        Cause::AcceleratorLost,
+        Cause::AcceleratorLink,
+        Cause::SilentCorruption,
+    ],
 };
 
 pub(super) static CPU: Training = Training {
@@ -180,6 +192,7 @@ pub(super) static CPU: Training = Training {
     },
     metrics: &CPU_METRICS,
     platform: "cpu",
+    foresees: &[Cause::SilentCorruption, Cause::Cpu],
 };
 
 impl InstanceCheck for Training {
@@ -193,6 +206,10 @@ impl InstanceCheck for Training {
             expected: Duration::from_secs(120),
             deadline: Duration::from_secs(1_200),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        self.foresees
     }
 
     /// Accelerators are there to train, so that JAX is missing for them is an error. The CPU's run is an addition to
