@@ -58,9 +58,27 @@ pub struct Planned {
     /// The check.
     pub check: &'static dyn InstanceCheck,
     /// Why it is left out, or `None` if it runs.
-    pub left_out: Option<String>,
+    pub left_out: Option<LeftOut>,
     /// For how many seconds it works, where the budget has no time for its usual length.
     pub shortened: Option<Shortened>,
+}
+
+/// Why a check is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// In words.
+    pub reason: String,
+    /// The hardware for want of which it is, if that is why.
+    pub lacks: Option<Hardware>,
+}
+
+impl From<String> for LeftOut {
+    fn from(reason: String) -> Self {
+        LeftOut {
+            reason,
+            lacks: None,
+        }
+    }
 }
 
 /// A check that is given less time than it usually takes.
@@ -122,7 +140,9 @@ pub fn instance_level(
     known(&specs, selection)?;
     let plan = checks.iter().map(|check| Planned {
         check: *check,
-        left_out: unwanted(check.spec(), selection).or_else(|| absent(check.spec(), table, there)),
+        left_out: unwanted(check.spec(), selection)
+            .map(LeftOut::from)
+            .or_else(|| absent(check.spec(), table, there)),
         shortened: None,
     });
     Ok(plan.collect())
@@ -157,11 +177,12 @@ pub fn within(plan: Vec<Planned>, budget: Duration, options: &Options) -> Vec<Pl
             continue;
         }
         let costs: Vec<String> = lengths.iter().map(|(_, cost)| spoken(*cost)).collect();
-        planned.left_out = Some(format!(
+        let reason = format!(
             "left out to keep within the budget of {}: it takes about {}",
             spoken(budget),
             costs.join(", or shortened ")
-        ));
+        );
+        planned.left_out = Some(LeftOut::from(reason));
     }
     plan
 }
@@ -356,31 +377,24 @@ pub(crate) fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
     None
 }
 
-fn absent(spec: &Spec, table: &Table, there: &BTreeSet<Hardware>) -> Option<String> {
+fn absent(spec: &Spec, table: &Table, there: &BTreeSet<Hardware>) -> Option<LeftOut> {
     let needed = spec.needs?;
-    if table.is_generic() {
-        return (!there.contains(&needed)).then(|| {
-            format!(
-                "no {} found and the instance type is not known; name it with --instance-type to have them expected",
-                needed.plural()
-            )
-        });
-    }
-    match table.due(needed) {
-        Some(0) => Some(format!(
-            "{} has no {}",
-            table.instance_type,
-            needed.plural()
-        )),
-        Some(_) => None,
-        None => (!there.contains(&needed)).then(|| {
-            format!(
-                "no {} found, and the table of {} does not say whether there should be",
-                needed.plural(),
-                table.instance_type
-            )
-        }),
-    }
+    let (things, instance_type) = (needed.plural(), &table.instance_type);
+    let reason = match table.due(needed) {
+        Some(0) => format!("{instance_type} has no {things}"),
+        Some(_) => return None,
+        None if there.contains(&needed) => return None,
+        None if table.is_generic() => format!(
+            "no {things} found and the instance type is not known; name it with --instance-type to have them expected"
+        ),
+        None => format!(
+            "no {things} found, and the table of {instance_type} does not say whether there should be"
+        ),
+    };
+    Some(LeftOut {
+        reason,
+        lacks: Some(needed),
+    })
 }
 
 #[cfg(test)]
@@ -451,7 +465,7 @@ mod tests {
                 .zip(left_out)
                 .map(|(check, out)| Planned {
                     check,
-                    left_out: out.then(|| "there is none".to_owned()),
+                    left_out: out.then(|| LeftOut::from("there is none".to_owned())),
                     shortened: None,
                 })
                 .collect();
@@ -475,7 +489,7 @@ mod tests {
                         let usual: u64 = usual.default.parse().expect("it is a number");
                         prop_assert!(shortened.seconds >= usual / 4 && shortened.seconds < usual);
                     }
-                    (None, Some(why)) => {
+                    (None, Some(LeftOut { reason: why, .. })) => {
                         prop_assert!(why.contains("to keep within the budget of"), "{}", why);
                         // What is left of the time is too little for it.
                         prop_assert!(used + least(after, &options) > budget);

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::journal::Journal;
 use crate::machine::Machine;
-use crate::plan::{self, Options, Planned, Selection};
+use crate::plan::{self, LeftOut, Options, Planned, Selection};
 use crate::supervise;
 use crate::tables::{self, Chosen};
 
@@ -169,7 +169,8 @@ pub fn leave_out_what_is_not_installed(
         let is_named = selection.checks.iter().any(|check| check == name);
         if planned.left_out.is_none() && !is_named {
             let options = options.get(name).unwrap_or(&none);
-            planned.left_out = planned.check.not_installed(host, options);
+            let absent = planned.check.not_installed(host, options);
+            planned.left_out = absent.map(LeftOut::from);
         }
     }
 }
@@ -194,13 +195,8 @@ pub fn longest(
 /// What one planned check leaves behind.
 fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn Watcher) -> Record {
     let name = planned.check.spec().name;
-    if let Some(reason) = &planned.left_out {
-        return Record::new(
-            name,
-            Ending::Skipped {
-                reason: reason.clone(),
-            },
-        );
+    if let Some(LeftOut { reason, lacks }) = planned.left_out.clone() {
+        return Record::new(name, Ending::Skipped { reason, lacks });
     }
     let options = planned.options(&orders.options);
     let Budget { expected, deadline } = planned.check.budget(&options);

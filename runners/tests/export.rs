@@ -73,7 +73,7 @@ fn hostile() -> Report {
             finding.message = HOSTILE.to_owned();
             finding.subject.name = HOSTILE.to_owned();
         }
-        if let Ending::Skipped { reason } = &mut check.record.ending {
+        if let Ending::Skipped { reason, .. } = &mut check.record.ending {
             *reason = HOSTILE.to_owned();
         }
     }

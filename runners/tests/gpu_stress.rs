@@ -419,7 +419,7 @@ fn without_being_asked_for_neither_runs() {
     for check in ["gpu-stress", "gpu-pairs"] {
         let ending = &outcome.check(check).record.ending;
         assert!(
-            matches!(ending, Ending::Skipped { reason } if reason.contains("only when asked for")),
+            matches!(ending, Ending::Skipped { reason, .. } if reason.contains("only when asked for")),
             "{ending:?}"
         );
     }

@@ -1337,6 +1337,34 @@ fn a_stored_result_can_be_judged_by_another_table() {
     assert_eq!(judged.report.judged_by.instance_type, "mine");
 }
 
+/// Where no cards were expected none were looked for, and a table that asks for them cannot call that a pass.
+#[test]
+fn what_was_left_out_for_want_of_hardware_is_no_pass_under_a_table_that_asks_for_it() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let run = dhc.run(&["--check", "neuron-count,gpu-count"]);
+    assert_eq!(run.verdict().0, Status::Pass);
+    let table = dhc.state.path().join("mine.toml");
+    let text = "schema = \"dhc.thresholds/1\"\ninstance_type = \"trn1.32xlarge\"\n\
+                [[hardware]]\nkind = \"nvidia_gpu\"\ncount = 2\nsource = \"t\"\n";
+    std::fs::write(&table, text).unwrap();
+    let result = dhc.runs()[0].to_str().unwrap().to_owned();
+    let args = [result.as_str(), "--thresholds", table.to_str().unwrap()];
+    let judged = outcome(
+        dhc.command("judge", &args)
+            .args(["--format", "json"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!((judged.exit, judged.verdict().0), (3, Status::Unknown));
+    let unknown = judged.findings("gpu-count", Status::Unknown);
+    assert!(
+        unknown[0].message.contains("has 2; run it again"),
+        "{unknown:?}"
+    );
+    // What the user left out is left out under every table.
+    assert_eq!(judged.check("nvlink").status, Status::Skip);
+}
+
 #[test]
 fn old_results_are_deleted_where_asked_and_nothing_else_ever_is() {
     const DAY: u64 = 24 * 3600;

@@ -7,6 +7,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hardware::Hardware;
 use crate::statistics::Better;
 use crate::unit::{Unit, Value};
 
@@ -235,6 +236,9 @@ pub enum Ending {
     Skipped {
         /// Why.
         reason: String,
+        /// The hardware for want of which it was not, if that is why: under a table that asks for it nothing was looked at.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lacks: Option<Hardware>,
     },
 }
 

@@ -211,7 +211,7 @@ impl CheckReport {
     /// Why it was not run, if it was left out.
     pub fn skipped(&self) -> Option<&str> {
         match &self.record.ending {
-            Ending::Skipped { reason } => Some(reason),
+            Ending::Skipped { reason, .. } => Some(reason),
             _ => None,
         }
     }

@@ -261,7 +261,8 @@ fn an_interrupted_check_is_unknown() {
 fn a_skipped_check_has_no_findings() {
     let verdict = verdict(
         Ending::Skipped {
-            reason: "no such hardware".into(),
+            reason: "left out by --skip".into(),
+            lacks: None,
         },
         Vec::new(),
     );

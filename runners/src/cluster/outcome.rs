@@ -272,7 +272,7 @@ pub(super) fn error(record: &Record) -> Option<String> {
         }),
         Ending::Killed { signal } => Some(format!("its process died of signal {signal}")),
         Ending::Interrupted => Some("the run was stopped".to_owned()),
-        Ending::Skipped { reason } => Some(reason.clone()),
+        Ending::Skipped { reason, .. } => Some(reason.clone()),
     }
 }
 

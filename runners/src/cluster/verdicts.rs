@@ -148,7 +148,10 @@ impl Known<'_> {
                 let reason = format!("kept out of collectives: {why}");
                 checks.push(judged(Record::new(
                     cluster_node::SPEC.name,
-                    Ending::Skipped { reason },
+                    Ending::Skipped {
+                        reason,
+                        lacks: None,
+                    },
                 )));
             } else if let Some(place) = places.get(name.as_str()).filter(|_| asked) {
                 let found: Vec<(&str, &NodeFinding)> = self

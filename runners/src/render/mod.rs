@@ -143,7 +143,7 @@ pub(crate) fn summary(check: &CheckReport) -> String {
 }
 
 fn found(check: &CheckReport) -> String {
-    if let Some(reason) = check.skipped() {
+    if let (Status::Skip, Some(reason)) = (check.status, check.skipped()) {
         return reason.to_owned();
     }
     let judged = check
