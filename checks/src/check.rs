@@ -79,9 +79,7 @@ pub trait InstanceCheck: Sync {
     }
 
     /// The causes of interrupted jobs that it could have foreseen, by which it is preferred to others where time is short.
-    fn foresees(&self) -> &'static [Cause] {
-        &[]
-    }
+    fn foresees(&self) -> &'static [Cause];
 
     /// What the check would need that is not installed on this machine and need not be: for a check that only adds to what
     /// others look at. It is left out then, with this reason, unless the user named it.

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dhc_checks::check::{Check, ClusterCheck, InstanceCheck, Spec};
-use dhc_checks::foresight::Cause;
 use dhc_thresholds::{Hardware, Table};
 
 /// What the user set of checks: by check and option, the value.
@@ -219,24 +218,8 @@ fn lengths(
 /// What a check is worth when time is short: how many interruptions of a long training it could have foreseen. One that
 /// foresees none has a place, and it is the last.
 fn worth(check: &dyn InstanceCheck) -> u32 {
-    let interruptions = foreseen(check).iter().map(|cause| cause.interruptions());
+    let interruptions = check.foresees().iter().map(|cause| cause.interruptions());
     interruptions.sum::<u32>().max(1)
-}
-
-fn foreseen(check: &dyn InstanceCheck) -> &'static [Cause] {
-    match check.spec().name {
-        "gpu-count" => &[Cause::AcceleratorLost],
-        // Its search of the kernel's log finds what all of the others would, if it has happened since the boot.
-        "host" => &[
-            Cause::AcceleratorLost,
-            Cause::AcceleratorLink,
-            Cause::AcceleratorMemory,
-            Cause::AcceleratorSram,
-            Cause::SystemProcessor,
-            Cause::Nic,
-        ],
-        _ => check.foresees(),
-    }
 }
 
 /// A time as the command line takes it, in one or two units: `1h30m`, `10m`, `45s`, `500ms`.

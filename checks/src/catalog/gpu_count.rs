@@ -10,6 +10,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::gpu::{ask, budget, for_each_gpu, listed};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::host::Host;
 use crate::host::nvml::{self, Reading};
 
@@ -96,6 +97,10 @@ impl InstanceCheck for GpuCount {
 
     fn budget(&self, options: &BTreeMap<String, String>) -> Budget {
         budget(options)
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLost]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Action, Faults, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::format::kernel_log::{KernelEvent, KernelLog, What, xid_entry};
 use crate::format::sysfs;
 use crate::host::{Host, READ_LIMIT, ReadError, evidence};
@@ -198,6 +199,18 @@ pub(super) struct HostCheck;
 impl InstanceCheck for HostCheck {
     fn spec(&self) -> &'static Spec {
         &SPEC
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        // The kernel's log tells what all others look for, if it has happened since the boot.
+        &[
+            Cause::AcceleratorLost,
+            Cause::AcceleratorLink,
+            Cause::AcceleratorMemory,
+            Cause::AcceleratorSram,
+            Cause::SystemProcessor,
+            Cause::Nic,
+        ]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
