@@ -11,6 +11,8 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -26,14 +28,19 @@ const HOSTS: usize = 8;
 
 impl Cluster {
     fn up() -> Cluster {
-        Cluster::up_under(0)
+        Cluster::up_as("", 0)
     }
 
-    /// A cluster whose hosts hang on so many leaf switches; none stands for one switch that Slurm knows nothing of.
+    /// A cluster whose hosts hang on so many leaf switches.
     fn up_under(leaves: usize) -> Cluster {
+        Cluster::up_as("", leaves)
+    }
+
+    /// A cluster with this line in `slurm.conf`. No leaves stand for one switch that Slurm knows nothing of.
+    fn up_as(slurm: &str, leaves: usize) -> Cluster {
         let cluster = Cluster::unbooted();
         std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
-        cluster.boot(HOSTS, leaves, SLURM);
+        cluster.boot(HOSTS, leaves, &format!("{SLURM}\n{slurm}"));
         cluster
     }
 
@@ -91,6 +98,31 @@ impl Cluster {
     fn run(&self, args: &[&str]) -> Outcome {
         let begun = Instant::now();
         outcome(self.dhc(args).output().unwrap(), begun)
+    }
+
+    /// A run with an `srun` that is Slurm's, and after the first collective does this before dhc hears of its end. `$job` is
+    /// the allocation.
+    fn run_and_after_the_first_collective(&self, does: &str) -> Outcome {
+        let tools = self.path("tools");
+        std::fs::create_dir(&tools).unwrap();
+        let script = format!(
+            r#"#!/bin/sh
+            case "$*" in *all_reduce*) mkdir '{0}/first' 2>/dev/null || exec /usr/bin/srun "$@" ;; *) exec /usr/bin/srun "$@" ;; esac
+            for word; do case "$word" in --jobid=*) job=${{word#*=}} ;; esac; done
+            /usr/bin/srun "$@"
+            status=$?
+            # A start of MPI that failed is tried again, and is no collective.
+            [ $status = 0 ] || {{ rmdir '{0}/first'; exit $status; }}
+            cd '{0}' && {{ {does}
+            }} >&2
+            exit $status"#,
+            tools.display()
+        );
+        std::fs::write(tools.join("srun"), script).unwrap();
+        let all = Permissions::from_mode(0o755);
+        std::fs::set_permissions(tools.join("srun"), all).unwrap();
+        let tools = tools.display().to_string();
+        self.run(&["--tools", &tools, "--tools", "/usr/bin", "--tools", "/bin"])
     }
 
     /// Starts a run and waits until the collective over all hosts is under way.
@@ -490,6 +522,117 @@ fn a_host_that_is_cut_off_in_mid_collective_is_named() {
         "{}",
         outcome.story()
     );
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_host_that_slurm_calls_down_before_the_next_wave_is_named_in_slurm_s_words() {
+    // A host that answers and that somebody has set down stays down.
+    let cluster = Cluster::up_as("ReturnToService=1", 0);
+    let outcome = cluster.run_and_after_the_first_collective(
+        "scontrol update nodename=h5 state=down reason='power supply'",
+    );
+    outcome.assert_only(&["h5"], "cluster.node.unresponsive", Action::Reboot);
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS - 1,
+        "{}",
+        outcome.story()
+    );
+    let groups: Vec<&GroupReport> = outcome.groups().collect();
+    assert_eq!(groups[0].outcome, "passed", "{}", outcome.story());
+    let with_it = groups[1..]
+        .iter()
+        .filter(|group| group.nodes.contains(&"h5".to_owned()));
+    let with_it: Vec<&&GroupReport> = with_it.collect();
+    // Slurm's word is enough: nobody else has to be tried with it.
+    let [refused] = with_it.as_slice() else {
+        panic!("{}", outcome.story());
+    };
+    assert_eq!(refused.named, ["h5"]);
+    let closings = groups.iter().filter(|group| group.purpose == "closing");
+    assert_eq!(closings.count(), 1, "{}", outcome.story());
+    let words = "Slurm calls h5 `down` (power supply)";
+    let error = refused.error.as_deref().unwrap();
+    assert!(error.contains(words), "{error}");
+    let message = &outcome.node("h5").faults[0].finding.message;
+    assert!(message.contains(words), "{message}");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_host_that_somebody_drains_and_takes_away_meanwhile_is_not_known_and_not_accused() {
+    let cluster = Cluster::up();
+    let outcome = cluster.run_and_after_the_first_collective(
+        "scontrol update nodename=h5 state=drain reason=fans
+         scontrol update jobid=$job nodelist='h[1-4,6-8]'",
+    );
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.nodes(Status::Unknown),
+        ["h5"],
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS - 1,
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.search().conclusion,
+        "all_good",
+        "{}",
+        outcome.story()
+    );
+    let finding = &outcome.node("h5").checks[1].findings[0].message;
+    assert!(
+        finding.contains("h5 is no longer in the allocation, and Slurm calls it `drained` (fans)"),
+        "{finding}"
+    );
+    assert_eq!(outcome.exit, 3);
+}
+
+#[test]
+fn a_host_that_somebody_only_drains_is_measured_like_the_others() {
+    let cluster = Cluster::up();
+    let outcome = cluster
+        .run_and_after_the_first_collective("scontrol update nodename=h5 state=drain reason=fans");
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS,
+        "{}",
+        outcome.story()
+    );
+}
+
+#[test]
+fn an_allocation_that_is_taken_away_in_mid_collective_accuses_nobody() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    cluster.tool(&["exec", "ctl", "scancel", "--user=root"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.nodes(Status::Unknown).len(),
+        HOSTS,
+        "{}",
+        outcome.story()
+    );
+    assert!(
+        outcome.groups().all(|group| group.named.is_empty()),
+        "{}",
+        outcome.story()
+    );
+    let sentence = &outcome.search().sentence;
+    assert!(sentence.contains("has ended (C"), "{sentence}");
+    let finding = &outcome.node("h1").checks[1].findings[0].message;
+    assert!(
+        finding.contains("nothing can be started on its nodes any more"),
+        "{finding}"
+    );
+    assert_eq!(outcome.exit, 4, "{}", outcome.story());
     cluster.assert_clean();
 }
 

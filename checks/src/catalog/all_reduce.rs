@@ -203,7 +203,8 @@ pub(super) fn tell(
         record.add(measured)?;
     }
     let by_size: Vec<f64> = roster.sizes().iter().map(busbw_gb_per_s).collect();
-    if let Some(plateau) = collective::plateau(&by_size) {
+    // The largest sizes of a sweep that was cut short may be small ones.
+    if let Some(plateau) = collective::plateau(&by_size).filter(|_| roster.is_done()) {
         record.add(metrics.plateau.of(group.whole(), plateau).among(nodes))?;
     }
     Ok(())
