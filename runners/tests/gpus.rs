@@ -124,7 +124,7 @@ fn gpus_that_may_not_be_asked_here_are_not_lost() {
         (
             p5().gpu(3)
                 .answers("nvmlDeviceGetHandleByIndex_v2", "NO_PERMISSION"),
-            "device cgroup",
+            "device cgroup hides it; run dhc where all GPUs are allowed (on Slurm: --exclusive --gres=gpu:8",
         ),
         (p5().gpu(3).is_given_away(), "vfio-pci"),
     ] {
