@@ -387,10 +387,10 @@ fn a_call_that_never_returns_is_named_and_what_was_seen_is_kept() {
         let outcome = Dhc::on(node).run(&["--check", check, "--deadline", "2s"]);
         let record = &outcome.check(check).record;
         assert!(matches!(record.ending, Ending::TimedOut { .. }), "{check}");
+        let said = &outcome.findings(check, Status::Error)[0].message;
         assert!(
-            record.notes.iter().any(|note| note.contains("asking gpu6")),
-            "{check}: {:?}",
-            record.notes
+            said.contains("asking gpu6") && said.contains("Xid 119") && said.contains("--deadline"),
+            "{check}: {said}"
         );
         let seen = |name: &str| {
             record
@@ -404,11 +404,22 @@ fn a_call_that_never_returns_is_named_and_what_was_seen_is_kept() {
     }
     let node = FakeNode::p5_48xlarge().nvml_with("calls = { nvmlInit_v2 = \"hangs\" }");
     let outcome = Dhc::on(node).run(&["--check", "nvlink", "--deadline", "1s"]);
-    let notes = &outcome.check("nvlink").record.notes;
+    let said = &outcome.findings("nvlink", Status::Error)[0].message;
+    assert!(said.contains("starting NVML"), "{said}");
+}
+
+#[test]
+fn a_check_that_the_run_s_own_deadline_ended_says_so() {
+    let node = FakeNode::p5_48xlarge()
+        .gpu(6)
+        .answers("nvmlDeviceGetUUID", "hangs");
+    let outcome = Dhc::on(node).run(&["--check", "gpu-count", "--run-deadline", "2s"]);
+    let said = &outcome.findings("gpu-count", Status::Error)[0].message;
     assert!(
-        notes.iter().any(|note| note.contains("starting NVML")),
-        "{notes:?}"
+        said.contains("asking gpu6") && said.contains("a longer --run-deadline"),
+        "{said}"
     );
+    assert!(!said.contains("its deadline"), "{said}");
 }
 
 #[test]
