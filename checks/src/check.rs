@@ -345,6 +345,8 @@ pub enum Event {
     TimedOut {
         /// After how many milliseconds.
         after_ms: u64,
+        /// What the check was doing.
+        doing: String,
     },
     /// The check has finished; the last line. Without one of the two the process died.
     Finished,
@@ -363,10 +365,13 @@ impl Event {
                 .values_mut()
                 .for_each(|value| *value = redact::text(value)),
             Event::Gap(gap) => gap.why = redact::text(&gap.why),
-            Event::Note(text) | Event::Progress(text) | Event::Failed(text) => {
+            Event::Note(text)
+            | Event::Progress(text)
+            | Event::Failed(text)
+            | Event::TimedOut { doing: text, .. } => {
                 *text = redact::text(text);
             }
-            Event::Evidence(_) | Event::TimedOut { .. } | Event::Finished => {}
+            Event::Evidence(_) | Event::Finished => {}
         }
         event
     }
@@ -504,11 +509,11 @@ pub fn run(check: Check, task: &Task, sink: &mut dyn Write) -> std::io::Result<(
     let last = match measured {
         Ok(()) => Event::Finished,
         Err(CheckError::Runner(error)) => return Err(error),
-        Err(CheckError::TimedOut(what)) => {
-            write_event(sink, &Event::Note(what))?;
+        Err(CheckError::TimedOut(doing)) => {
             let after = begun.elapsed().as_millis();
             Event::TimedOut {
                 after_ms: u64::try_from(after).unwrap_or(u64::MAX),
+                doing,
             }
         }
         Err(error) => Event::Failed(chain(&error)),

@@ -200,11 +200,11 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
     }
     let options = planned.options(&orders.options);
     let Budget { expected, deadline } = planned.check.budget(&options);
-    let deadline = orders.deadline.unwrap_or(deadline);
+    let own_deadline = orders.deadline.unwrap_or(deadline);
     let left = orders
         .run_deadline
         .map(|limit| limit.saturating_sub(begun.elapsed()));
-    let deadline = left.map_or(deadline, |left| deadline.min(left));
+    let deadline = left.map_or(own_deadline, |left| own_deadline.min(left));
     if orders.stop.load(Ordering::Relaxed) || deadline.is_zero() {
         return Record::new(name, Ending::Interrupted);
     }
@@ -221,6 +221,9 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
     };
     let progress = |what: &str| watcher.progress(name, what);
     let mut record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+    if let Ending::TimedOut { of_the_run, .. } = &mut record.ending {
+        *of_the_run = deadline < own_deadline;
+    }
     record
         .notes
         .extend(planned.shortened.as_ref().map(|less| less.why.clone()));

@@ -329,9 +329,9 @@ fn a_gpu_that_hangs_ends_at_the_deadline_and_is_named() {
             "{:?}",
             check.record.ending
         );
-        let notes = check.record.notes.join("\n");
-        assert!(notes.contains("while: gpu4 "), "{notes}");
-        assert!(!notes.contains("gpu3"), "{notes}");
+        let said = &outcome.findings("gpu-stress", Status::Error)[0].message;
+        assert!(said.contains("while: gpu4 "), "{said}");
+        assert!(!said.contains("gpu3"), "{said}");
         assert!(
             check
                 .record

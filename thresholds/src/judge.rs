@@ -487,14 +487,30 @@ fn ending(record: &Record) -> Option<Finding> {
     let (status, message) = match &record.ending {
         Ending::Finished | Ending::Skipped { .. } => return None,
         Ending::Failed { error } => (Status::Error, error.clone()),
-        Ending::TimedOut { after_ms } => (
-            Status::Error,
-            format!(
-                "the check was stopped at its deadline after {after_ms} ms; run `dhc run --check {}` alone, with a \
-                 longer --deadline if the node is merely slow",
-                record.check
-            ),
-        ),
+        Ending::TimedOut {
+            after_ms,
+            doing,
+            of_the_run,
+        } => {
+            let doing = if doing.is_empty() {
+                String::new()
+            } else {
+                format!(": {doing}")
+            };
+            let message = if *of_the_run {
+                format!(
+                    "the run's own deadline stopped the check after {after_ms} ms{doing}; give the run a longer \
+                     --run-deadline, or fewer checks"
+                )
+            } else {
+                format!(
+                    "the check was stopped at its deadline after {after_ms} ms{doing}; run `dhc run --check {}` alone, \
+                     with a longer --deadline if the node is merely slow",
+                    record.check
+                )
+            };
+            (Status::Error, message)
+        }
         Ending::Killed { signal } => (
             Status::Error,
             format!(

@@ -224,6 +224,12 @@ pub enum Ending {
     TimedOut {
         /// After how many milliseconds.
         after_ms: u64,
+        /// What it was doing then, in its own last words, if it had any.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        doing: String,
+        /// Whether it was the deadline of the whole run, which came before its own.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        of_the_run: bool,
     },
     /// Its process died of a signal.
     Killed {

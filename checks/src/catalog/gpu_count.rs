@@ -8,11 +8,11 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
 use nvml_wrapper::{Device, Nvml};
 
-use super::gpu::{ask, budget, for_each_gpu, listed};
+use super::gpu::{Usual, ask, budget, for_each_gpu, listed};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
 use crate::foresight::Cause;
 use crate::host::Host;
-use crate::host::nvml::{self, Reading};
+use crate::host::nvml;
 
 const COUNT: Metric = Metric {
     name: "gpu.count",
@@ -117,14 +117,14 @@ fn questions(host: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), 
     let mut unknown = 0_u64;
     let mut silent_ones = Vec::new();
     let mut known = BTreeSet::new();
-    for_each_gpu(nvml, record, |index, gpu, record| {
+    for_each_gpu(nvml, record, |index, gpu, usual, record| {
         let subject = Subject::gpu(index);
         match gpu.and_then(|gpu| gpu.uuid().map(|uuid| (gpu, uuid))) {
             Ok((gpu, uuid)) => {
                 answering += 1;
                 record.measure(&STATE, subject.clone(), "ok")?;
-                known.extend(identity(&gpu, &subject, uuid, record)?);
-                modes(nvml, &gpu, &subject, record)
+                known.extend(identity(&gpu, &subject, uuid, usual, record)?);
+                modes(nvml, &gpu, &subject, usual, record)
             }
             Err(error) => {
                 unknown += u64::from(!silent(&subject, &error, record)?);
@@ -147,6 +147,7 @@ fn identity(
     gpu: &Device<'_>,
     subject: &Subject,
     uuid: String,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<Option<String>, CheckError> {
     let bdf = gpu.pci_info().ok().map(|pci| short_bdf(&pci.bus_id));
@@ -162,10 +163,11 @@ fn identity(
         all.into_iter()
             .filter_map(|(key, value)| Some((key, value?))),
     )?;
-    if let Ok(memory) = gpu.memory_info() {
+    if let Some(memory) = usual.heard(&MEMORY, subject, gpu.memory_info(), record)? {
         record.measure(&MEMORY, subject.clone(), memory.total >> 20)?;
     }
-    if let Ok(processes) = gpu.running_compute_processes_count() {
+    let processes = gpu.running_compute_processes_count();
+    if let Some(processes) = usual.heard(&PROCESSES, subject, processes, record)? {
         record.measure(&PROCESSES, subject.clone(), processes)?;
     }
     Ok(bdf)
@@ -176,35 +178,29 @@ fn modes(
     nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    match Reading::of(gpu.mig_mode()) {
-        Reading::Value(mig) => {
-            let word = match (mig.current, mig.pending) {
-                (0, 0) => "disabled",
-                (0, _) => "pending",
-                _ => "enabled",
-            };
-            record.measure(&MIG, subject.clone(), word)?;
-        }
-        Reading::Unsupported => {}
-        Reading::Failed(why) => record.gap(&MIG, subject.clone(), why)?,
+    if let Some(mig) = usual.heard(&MIG, subject, gpu.mig_mode(), record)? {
+        let word = match (mig.current, mig.pending) {
+            (0, 0) => "disabled",
+            (0, _) => "pending",
+            _ => "enabled",
+        };
+        record.measure(&MIG, subject.clone(), word)?;
     }
-    match Reading::of(gpu.virtualization_mode()) {
-        Reading::Value(mode) => {
-            let word = match mode {
-                GpuVirtualizationMode::Bare => "none",
-                GpuVirtualizationMode::PassThrough => "passthrough",
-                GpuVirtualizationMode::Vgpu => "vgpu",
-                GpuVirtualizationMode::HostVgpu => "host_vgpu",
-                GpuVirtualizationMode::HostVsga => "host_vsga",
-            };
-            record.measure(&VIRTUALISATION, subject.clone(), word)?;
-        }
-        Reading::Unsupported => {}
-        Reading::Failed(why) => record.gap(&VIRTUALISATION, subject.clone(), why)?,
+    let mode = gpu.virtualization_mode();
+    if let Some(mode) = usual.heard(&VIRTUALISATION, subject, mode, record)? {
+        let word = match mode {
+            GpuVirtualizationMode::Bare => "none",
+            GpuVirtualizationMode::PassThrough => "passthrough",
+            GpuVirtualizationMode::Vgpu => "vgpu",
+            GpuVirtualizationMode::HostVgpu => "host_vgpu",
+            GpuVirtualizationMode::HostVsga => "host_vsga",
+        };
+        record.measure(&VIRTUALISATION, subject.clone(), word)?;
     }
-    recovery(nvml, gpu, subject, record)
+    recovery(nvml, gpu, subject, usual, record)
 }
 
 /// What the driver asks for (field 230, drivers since 570).
@@ -212,17 +208,12 @@ fn recovery(
     nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let asked = match Reading::of(nvml::field(
-        nvml,
-        gpu,
-        NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
-        0,
-    )) {
-        Reading::Value(asked) => asked,
-        Reading::Unsupported => return Ok(()),
-        Reading::Failed(why) => return record.gap(&RECOVERY, subject.clone(), why),
+    let asked = nvml::field(nvml, gpu, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0);
+    let Some(asked) = usual.heard(&RECOVERY, subject, asked, record)? else {
+        return Ok(());
     };
     let (word, class) = match asked {
         0 => ("none", "gpu.needs_reset"),
@@ -255,7 +246,7 @@ fn silent(
         NvmlError::InsufficientPower => ("no_power", "gpu.power"),
         NvmlError::NoPermission => {
             let why = "this process may not open it: a container or a device cgroup hides it; run dhc where all GPUs are \
-                       allowed (on Slurm: --gres=gpu:ALL or --exclusive)";
+                       allowed (on Slurm: --exclusive --gres=gpu:8, with as many as the node has)";
             record.gap(&STATE, subject.clone(), why)?;
             return Ok(false);
         }

@@ -24,7 +24,7 @@ use dhc_checks::check::{Check, ClusterCheck, Task, chain};
 use dhc_checks::group::{self, Card, Launch};
 use dhc_checks::host::Host;
 use dhc_thresholds::{
-    CheckReport, ClusterReport, JudgedBy, NodeReport, Record, SearchReport, WaveReport,
+    CheckReport, ClusterReport, Ending, JudgedBy, NodeReport, Record, SearchReport, WaveReport,
 };
 use outcome::{Peers, Tried};
 use slurm::{Away, Job, SlurmError, Standing};
@@ -584,6 +584,7 @@ impl Level<'_> {
         } else {
             deadline
         };
+        let own_deadline = deadline;
         let deadline = left.map_or(deadline, |left| deadline.min(left));
         let task = Task {
             host: orders.host.clone(),
@@ -608,7 +609,10 @@ impl Level<'_> {
         };
         self.watcher.begins(what, budget.expected);
         let progress = |_: &str| {};
-        let record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+        let mut record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+        if let Ending::TimedOut { of_the_run, .. } = &mut record.ending {
+            *of_the_run = deadline < own_deadline;
+        }
         self.watcher.has_ended(what);
         record
     }

@@ -170,7 +170,7 @@ impl Peers {
             Ending::Finished if wrong => Outcome::Corrupted,
             Ending::Finished if slow => Outcome::Failed,
             Ending::Finished if plateau.is_some() => Outcome::Passed,
-            Ending::TimedOut { after_ms } if cut_short(check, group, record, *after_ms) => {
+            Ending::TimedOut { after_ms, .. } if cut_short(check, group, record, *after_ms) => {
                 Outcome::Unknown
             }
             Ending::TimedOut { .. } => Outcome::Hung,
@@ -311,10 +311,10 @@ pub(super) fn error(record: &Record) -> Option<String> {
     match &record.ending {
         Ending::Finished => None,
         Ending::Failed { error } => Some(error.clone()),
-        Ending::TimedOut { after_ms } => Some(match record.notes.last() {
-            Some(note) => note.clone(),
-            None => format!("stopped after {after_ms} ms"),
-        }),
+        Ending::TimedOut {
+            after_ms, doing, ..
+        } if doing.is_empty() => Some(format!("stopped after {after_ms} ms")),
+        Ending::TimedOut { doing, .. } => Some(doing.clone()),
         Ending::Killed { signal } => Some(format!("its process died of signal {signal}")),
         Ending::Interrupted => Some("the run was stopped".to_owned()),
         Ending::Skipped { reason, .. } => Some(reason.clone()),
