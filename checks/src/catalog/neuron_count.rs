@@ -93,7 +93,13 @@ impl InstanceCheck for NeuronCount {
                 .filter(|(_, value)| !value.is_empty()),
             )?;
             // The driver's own number and the directories must agree; the smaller one is what can be used.
-            let shown = device.cores.len() as u64;
+            let shown = match &device.cores {
+                Ok(cores) => cores.len() as u64,
+                Err(error) => {
+                    not_read = Some(error.clone());
+                    continue;
+                }
+            };
             let said = match host.number(format!("{}/core_count", device.path)) {
                 Ok(said) => said,
                 Err(error) if error.is_absent() => shown,

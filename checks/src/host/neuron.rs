@@ -20,8 +20,8 @@ pub struct NeuronDevice {
     pub index: u32,
     /// Its directory in sysfs.
     pub path: String,
-    /// The indices of its physical cores that have a directory.
-    pub cores: Vec<u32>,
+    /// The indices of its physical cores that have a directory, if it can be listed.
+    pub cores: Result<Vec<u32>, ReadError>,
 }
 
 impl NeuronDevice {
@@ -48,12 +48,14 @@ impl Host {
                 continue;
             };
             let path = format!("{DEVICES}/{name}");
-            let entries = self.list(&path)?;
-            let mut cores: Vec<u32> = entries
-                .iter()
-                .filter_map(|entry| index(entry, "neuron_core"))
-                .collect();
-            cores.sort_unstable();
+            let cores = self.list(&path).map(|entries| {
+                let cores = entries.iter();
+                let mut cores: Vec<u32> = cores
+                    .filter_map(|entry| index(entry, "neuron_core"))
+                    .collect();
+                cores.sort_unstable();
+                cores
+            });
             devices.push(NeuronDevice {
                 index: device,
                 path,
