@@ -177,7 +177,9 @@ fn what_is_on_the_bus_without_a_driver_is_looked_for_on_an_unknown_type() {
 #[test]
 fn a_neuron_folder_that_cannot_be_read_is_looked_at_where_the_table_does_not_say() {
     let devices = "/sys/devices/virtual/neuron_device";
-    let dhc = Dhc::on(FakeNode::trn2_48xlarge().unlistable(devices));
+    // Without its functions on the bus, so that the folder alone may hold some.
+    let gone = FakeNode::trn2_48xlarge().without_neuron_devices();
+    let dhc = Dhc::on(gone.unlistable(devices));
     let table = dhc.state.path().join("table.toml");
     let text = "schema = \"dhc.thresholds/1\"\ninstance_type = \"trn2.48xlarge\"\n";
     std::fs::write(&table, text).unwrap();
