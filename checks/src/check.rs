@@ -193,6 +193,10 @@ pub struct Task {
     pub host: Host,
     /// The instance type, if it is known.
     pub instance_type: Option<String>,
+    /// How many of which hardware the type has, as far as its table says, for checks that have to know whether something that
+    /// they do not see is due; judging is not theirs.
+    #[serde(default)]
+    pub due: BTreeMap<Hardware, u64>,
     /// The user's settings for this check; a missing one has its default, see [`Task::option`].
     pub options: BTreeMap<String, String>,
     /// Where a check may keep a reading from one run to the next; `None` where nothing may be kept.
@@ -208,6 +212,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// How many of this hardware the instance type has, if that is known.
+    pub fn due(&self, hardware: Hardware) -> Option<u64> {
+        self.due.get(&hardware).copied()
+    }
+
     /// Gives up, for good, all that reading a text does not need; to be called when the last tool has ended and before
     /// anything that it printed is looked at.
     ///

@@ -69,6 +69,7 @@ impl Bench {
         let task = Task {
             host,
             instance_type: Some("p5.48xlarge".to_owned()),
+            due: BTreeMap::new(),
             options: self.options.clone(),
             state: None,
             deadline: self.deadline,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dhc_checks::host::Host;
+use dhc_checks::host::{Host, PciKind};
 use dhc_thresholds::{Hardware, Identity, Table};
 
 use crate::tables;
@@ -160,19 +160,31 @@ fn host_name(name: &str) -> String {
 
 /// What hardware shows itself, and what cannot be read and so may be there.
 fn there(host: &Host) -> (BTreeSet<Hardware>, Vec<String>) {
-    const GPU: [Hardware; 2] = [Hardware::NvidiaGpu, Hardware::NvlinkPerGpu];
-    const NEURON: [Hardware; 2] = [Hardware::NeuronDevice, Hardware::NeuronCore];
+    const GPU: &[Hardware] = &[Hardware::NvidiaGpu, Hardware::NvlinkPerGpu];
+    const NEURON: &[Hardware] = &[Hardware::NeuronDevice, Hardware::NeuronCore];
+    const EFA: &[Hardware] = &[Hardware::Efa];
+    // An InfiniBand or RoCE card is one that has an RDMA device: many cards on the bus carry no more than Ethernet.
+    const ON_THE_BUS: [(PciKind, &[Hardware]); 3] = [
+        (PciKind::Gpu, GPU),
+        (PciKind::Efa, EFA),
+        (PciKind::Neuron, NEURON),
+    ];
     let mut there = BTreeSet::new();
     let mut unread = Vec::new();
-    match host.pci_gpus() {
-        Ok(gpus) => {
-            let is_any = !gpus.known.is_empty() || !gpus.unknown.is_empty();
-            there.extend(is_any.then_some(GPU).into_iter().flatten());
-            let errors = gpus.unknown.into_iter().map(|(_, error)| error.to_string());
-            unread.extend(errors);
+    match host.pci_cards() {
+        Ok(cards) => {
+            for (kind, hardware) in ON_THE_BUS {
+                let unknown = cards.unknown(kind).map(|(_, error)| error.to_string());
+                let unknown: Vec<String> = unknown.collect();
+                if cards.known(kind).next().is_some() || !unknown.is_empty() {
+                    there.extend(hardware);
+                }
+                unread.extend(unknown);
+            }
         }
+        Err(error) if error.is_absent() => {}
         Err(error) => {
-            there.extend(GPU);
+            there.extend(ON_THE_BUS.into_iter().flat_map(|(_, hardware)| hardware));
             unread.push(error.to_string());
         }
     }
@@ -193,10 +205,8 @@ fn there(host: &Host) -> (BTreeSet<Hardware>, Vec<String>) {
         });
     }
     match host.list("/sys/devices/virtual/neuron_device") {
-        Ok(names) => {
-            let is_any = names.iter().any(|name| name.starts_with("neuron"));
-            there.extend(is_any.then_some(NEURON).into_iter().flatten());
-        }
+        Ok(names) if names.iter().any(|name| name.starts_with("neuron")) => there.extend(NEURON),
+        Ok(_) => {}
         Err(error) if error.is_absent() => {}
         Err(error) => {
             there.extend(NEURON);

@@ -213,6 +213,7 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
         host: orders.host.clone(),
         instance_type: (!orders.chosen.table.is_generic())
             .then(|| orders.chosen.table.instance_type.clone()),
+        due: orders.chosen.table.all_due(),
         options,
         state: orders.readings.clone(),
         deadline,

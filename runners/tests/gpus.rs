@@ -146,6 +146,82 @@ fn gpus_that_may_not_be_asked_here_are_not_lost() {
 }
 
 #[test]
+fn gpus_that_are_given_to_other_containers_are_not_lost() {
+    const IN_PROC: &str = "/proc/driver/nvidia/gpus/0000:b9:00.0/information";
+    let p5 = FakeNode::p5_48xlarge;
+    let half = |is_cdi: bool| {
+        let others = 4..8;
+        others.fold(p5(), |node, gpu| {
+            node.gpu(gpu).is_in_another_container(is_cdi)
+        })
+    };
+    let left_out = "Device Minor: \t 6\nGPU Excluded:\t Yes\n";
+    let not_started = || p5().gpu(6).does_not_start();
+    for (node, others, why) in [
+        (half(false), 4, "outside of the container"),
+        (half(true), 4, "outside of the container"),
+        (
+            not_started().file(IN_PROC, left_out),
+            1,
+            "NVreg_ExcludedGpus",
+        ),
+        (not_started().unreadable(IN_PROC), 1, "is not known"),
+        (not_started().file(IN_PROC, "Model: x\n"), 1, "device file"),
+        (
+            not_started().without("/proc/driver/nvidia/gpus"),
+            1,
+            "is not known",
+        ),
+    ] {
+        let outcome = quick(node);
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (3, (Status::Unknown, Action::None)),
+            "{why}: {:?}",
+            outcome.complaints()
+        );
+        let unknown = outcome.findings("gpu-count", Status::Unknown);
+        let states = unknown
+            .iter()
+            .filter(|finding| finding.metric == "gpu.state" && finding.message.contains(why));
+        assert_eq!(states.count(), others, "{unknown:?}");
+    }
+}
+
+#[test]
+fn a_gpu_that_the_driver_did_not_start_is_lost() {
+    let not_started = || FakeNode::p5_48xlarge().gpu(6).does_not_start();
+    let not_taken = || not_started().without("/sys/bus/pci/devices/0000:b9:00.0/driver");
+    let in_container = not_started().gpu(7).is_in_another_container(false);
+    for node in [not_started(), not_taken(), in_container] {
+        let outcome = Dhc::on(node).check("gpu-count");
+        assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
+        let failed = outcome.findings("gpu-count", Status::Fail);
+        let lost = |finding: &&dhc_thresholds::Finding| {
+            finding.fault.as_deref() == Some("gpu.lost") && finding.subject.name == "0000:b9:00.0"
+        };
+        assert!(failed.into_iter().any(|finding| lost(&finding)));
+    }
+}
+
+#[test]
+fn a_gpu_that_fell_off_the_bus_in_a_container_has_its_address() {
+    let node = FakeNode::p5_48xlarge().gpu(7).is_in_another_container(true);
+    let outcome = Dhc::on(node.gpu(5).falls_off_the_bus()).check("gpu-count");
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
+    let devices = &outcome.check("gpu-count").record.devices;
+    let device = devices.iter().find(|one| {
+        one.identity
+            .get("bdf")
+            .is_some_and(|bdf| bdf == "0000:a8:00.0")
+    });
+    assert!(
+        device.is_some_and(|device| device.subject.name == "gpu5"),
+        "{devices:?}"
+    );
+}
+
+#[test]
 fn a_part_of_a_gpu_on_the_bus_is_no_gpu_that_is_lost() {
     let function = FakeNode::p5_48xlarge().pci("0000:53:00.0");
     let outcome =

@@ -590,6 +590,7 @@ impl Level<'_> {
             host: orders.host.clone(),
             instance_type: (!self.chosen.table.is_generic())
                 .then(|| self.chosen.table.instance_type.clone()),
+            due: self.chosen.table.all_due(),
             options,
             state: None,
             deadline,

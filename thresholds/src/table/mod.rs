@@ -215,6 +215,12 @@ impl Table {
         self.hardware.get(&hardware).map(|due| due.count)
     }
 
+    /// How many are due of all hardware that the table speaks of.
+    pub fn all_due(&self) -> BTreeMap<Hardware, u64> {
+        let due = self.hardware.iter();
+        due.map(|(hardware, due)| (*hardware, due.count)).collect()
+    }
+
     /// The number that is meant, if the table knows it.
     #[expect(clippy::cast_precision_loss, reason = "counts of devices are small")]
     pub fn number(&self, number: Number) -> Option<f64> {

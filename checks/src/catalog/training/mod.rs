@@ -318,11 +318,12 @@ impl NeuronCores {
     fn of(task: &Task) -> NeuronCores {
         let devices = task.host.neuron_devices().unwrap_or_default();
         let config = task.host.environment.get("NEURON_LOGICAL_NC_CONFIG");
-        let per_device = devices.first().map(|device| {
+        // They are all alike.
+        let per_device = devices.iter().find_map(|device| {
             let name = format!("{}/info/architecture/device_name", device.path);
             let name = task.host.text(name).unwrap_or_default();
-            let physical = u32::try_from(device.cores.len()).unwrap_or(0);
-            physical / physical_per_logical(&name, config.map(String::as_str))
+            let physical = u32::try_from(device.cores.as_ref().ok()?.len()).unwrap_or(0);
+            Some(physical / physical_per_logical(&name, config.map(String::as_str)))
         });
         NeuronCores(per_device.filter(|cores| *cores > 0))
     }
