@@ -85,6 +85,8 @@ fn put_together(criterion: &mut Criterion) {
             answered: &names,
             findings: &findings,
             local: false,
+            away: &BTreeMap::new(),
+            ended: None,
             over: false,
         };
         let nodes = known.nodes(BTreeMap::new(), &chosen);

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use dhc_checks::group::NodeLine;
-use dhc_checks::rank::{Phase, Progress, RankLine, SizeLine};
+use dhc_checks::rank::{Hello, Phase, Progress, RankLine, SizeLine};
 use dhc_fixtures::FakeNode;
 use dhc_runners::journal;
 use dhc_thresholds::Report;
@@ -158,7 +158,7 @@ fn launch(document: &Path, args: &[String]) {
         let (pid, step) = (1, None);
         say(
             &mut said,
-            &RankLine::Hello {
+            &RankLine::Hello(Hello {
                 rank,
                 host,
                 node: None,
@@ -166,7 +166,7 @@ fn launch(document: &Path, args: &[String]) {
                 pid,
                 step,
                 dhc: String::new(),
-            },
+            }),
         );
     }
     if args.iter().any(|word| word.contains("roll_call")) {

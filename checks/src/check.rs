@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Device, Evidence, Gap, Hardware, Measurement, Metric, Subject, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::foresight::Cause;
 use crate::group::Group;
 use crate::host::{Host, redact, sandbox};
 pub use crate::option::{OptionSpec, Values};
@@ -76,6 +77,9 @@ pub trait InstanceCheck: Sync {
             deadline: Duration::from_secs(30),
         }
     }
+
+    /// The causes of interrupted jobs that it could have foreseen, by which it is preferred to others where time is short.
+    fn foresees(&self) -> &'static [Cause];
 
     /// What the check would need that is not installed on this machine and need not be: for a check that only adds to what
     /// others look at. It is left out then, with this reason, unless the user named it.
@@ -189,6 +193,10 @@ pub struct Task {
     pub host: Host,
     /// The instance type, if it is known.
     pub instance_type: Option<String>,
+    /// How many of which hardware the type has, as far as its table says, for checks that have to know whether something that
+    /// they do not see is due; judging is not theirs.
+    #[serde(default)]
+    pub due: BTreeMap<Hardware, u64>,
     /// The user's settings for this check; a missing one has its default, see [`Task::option`].
     pub options: BTreeMap<String, String>,
     /// Where a check may keep a reading from one run to the next; `None` where nothing may be kept.
@@ -204,6 +212,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// How many of this hardware the instance type has, if that is known.
+    pub fn due(&self, hardware: Hardware) -> Option<u64> {
+        self.due.get(&hardware).copied()
+    }
+
     /// Gives up, for good, all that reading a text does not need; to be called when the last tool has ended and before
     /// anything that it printed is looked at.
     ///
@@ -341,6 +354,8 @@ pub enum Event {
     TimedOut {
         /// After how many milliseconds.
         after_ms: u64,
+        /// What the check was doing.
+        doing: String,
     },
     /// The check has finished; the last line. Without one of the two the process died.
     Finished,
@@ -359,10 +374,13 @@ impl Event {
                 .values_mut()
                 .for_each(|value| *value = redact::text(value)),
             Event::Gap(gap) => gap.why = redact::text(&gap.why),
-            Event::Note(text) | Event::Progress(text) | Event::Failed(text) => {
+            Event::Note(text)
+            | Event::Progress(text)
+            | Event::Failed(text)
+            | Event::TimedOut { doing: text, .. } => {
                 *text = redact::text(text);
             }
-            Event::Evidence(_) | Event::TimedOut { .. } | Event::Finished => {}
+            Event::Evidence(_) | Event::Finished => {}
         }
         event
     }
@@ -500,11 +518,11 @@ pub fn run(check: Check, task: &Task, sink: &mut dyn Write) -> std::io::Result<(
     let last = match measured {
         Ok(()) => Event::Finished,
         Err(CheckError::Runner(error)) => return Err(error),
-        Err(CheckError::TimedOut(what)) => {
-            write_event(sink, &Event::Note(what))?;
+        Err(CheckError::TimedOut(doing)) => {
             let after = begun.elapsed().as_millis();
             Event::TimedOut {
                 after_ms: u64::try_from(after).unwrap_or(u64::MAX),
+                doing,
             }
         }
         Err(error) => Event::Failed(chain(&error)),

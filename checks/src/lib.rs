@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod check;
 pub mod collective;
+pub mod foresight;
 pub mod format;
 pub mod group;
 pub mod host;

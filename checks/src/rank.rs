@@ -176,30 +176,34 @@ impl std::fmt::Display for Gpu {
     }
 }
 
+/// Who a rank is and where it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Its rank, as the launcher told it; before MPI works nobody else knows.
+    pub rank: u32,
+    /// What the host calls itself.
+    pub host: String,
+    /// What Slurm calls it, which may be something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The boot of that host.
+    pub boot: String,
+    /// Its process id there.
+    pub pid: u32,
+    /// The step of Slurm that it belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepId>,
+    /// The version of the worker.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub dhc: String,
+}
+
 /// One line of a rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RankLine {
     /// The process has started.
-    Hello {
-        /// Its rank, as the launcher told it; before MPI works nobody else knows.
-        rank: u32,
-        /// What the host calls itself.
-        host: String,
-        /// What Slurm calls it, which may be something else.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        node: Option<String>,
-        /// The boot of that host.
-        boot: String,
-        /// Its process id there.
-        pid: u32,
-        /// The step of Slurm that it belongs to, if any.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        step: Option<StepId>,
-        /// The version of the worker.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        dhc: String,
-    },
+    Hello(Hello),
     /// A sign of life, or a step forward.
     At {
         /// The rank.

@@ -69,6 +69,7 @@ impl Bench {
         let task = Task {
             host,
             instance_type: Some("p5.48xlarge".to_owned()),
+            due: BTreeMap::new(),
             options: self.options.clone(),
             state: None,
             deadline: self.deadline,
@@ -87,7 +88,13 @@ impl Bench {
                 Event::Evidence(evidence) => record.evidence.push(evidence),
                 Event::Progress(_) => {}
                 Event::Failed(error) => record.ending = Ending::Failed { error },
-                Event::TimedOut { after_ms } => record.ending = Ending::TimedOut { after_ms },
+                Event::TimedOut { after_ms, doing } => {
+                    record.ending = Ending::TimedOut {
+                        after_ms,
+                        doing,
+                        of_the_run: false,
+                    };
+                }
                 Event::Finished => record.ending = Ending::Finished,
             }
         }
@@ -106,7 +113,11 @@ impl Bench {
         assert!(verdict.action <= Action::Retry, "{:?}", verdict.action);
         match record.ending {
             Ending::Failed { error } => error,
-            Ending::TimedOut { .. } => format!("timed out: {}", record.notes.last().unwrap()),
+            Ending::TimedOut { doing, .. } => {
+                let said = &verdict.findings[0].message;
+                assert!(said.contains(&doing), "people are told as well: {said}");
+                format!("timed out: {doing}")
+            }
             other => panic!("it ended with {other:?}"),
         }
     }
@@ -270,6 +281,94 @@ fn seven_gpus_are_not_a_sound_node() {
 }
 
 #[test]
+fn a_gpu_that_nvml_has_and_dcgm_does_not_name_is_untested_and_not_missing() {
+    let mut document: Value = serde_json::from_str(&sound()).unwrap();
+    let all = without_gpu(&mut document, 5);
+    let text = document.to_string();
+    let dcgm = |node: FakeNode| Bench::of(node.tool("dcgmi").prints(&text, 0)).verdict();
+    let told = with_serials(FakeNode::p5_48xlarge(), &all);
+    let verdict = dcgm(told);
+    assert_eq!(
+        (verdict.status, verdict.action),
+        (Status::Unknown, Action::None),
+        "{:?}",
+        verdict.findings
+    );
+    let said = &verdict.findings.last().unwrap().message;
+    let why = "DCGM tested 7 of the 8 GPUs that NVML has, and not gpu5";
+    assert!(said.contains(why), "{said}");
+    // Where NVML misses it too, it is not there.
+    let verdict = dcgm(FakeNode::p5_48xlarge().gpu(5).missing());
+    assert_eq!(
+        (verdict.status, verdict.action),
+        (Status::Fail, Action::Reboot)
+    );
+}
+
+/// Leaves out of a document all that is said of a GPU; returns the serial numbers of all GPUs before.
+fn without_gpu(document: &mut Value, gpu: usize) -> Vec<String> {
+    let categories = document["DCGM Diagnostic"]["test_categories"].as_array_mut();
+    for category in categories.unwrap() {
+        for test in category["tests"].as_array_mut().unwrap() {
+            let results = test["results"].as_array_mut().unwrap();
+            results.retain(|result| result["entity_id"] != gpu);
+        }
+    }
+    let entities = document["entity_groups"][0]["entities"].as_array_mut();
+    let entities = entities.unwrap();
+    let serials = entities
+        .iter()
+        .map(|gpu| gpu["serial_num"].as_str().unwrap().to_owned());
+    let serials = serials.collect();
+    entities.retain(|entity| entity["entity_id"] != gpu);
+    serials
+}
+
+/// The machine, on which NVML tells these serial numbers.
+fn with_serials(node: FakeNode, serials: &[String]) -> FakeNode {
+    (0..).zip(serials).fold(node, |node, (gpu, serial)| {
+        node.gpu(gpu).with(&format!("serial = \"{serial}\""))
+    })
+}
+
+#[test]
+fn a_gpu_that_dcgm_numbers_in_its_own_way_is_called_as_nvml_calls_it() {
+    let serials: Vec<String> = (200..208).map(|last| format!("1650023000{last}")).collect();
+    let error_of = |serials: &[String]| {
+        // DCGM's GPU 3 has serial number 1650023000203.
+        let dcgmi = FakeNode::p5_48xlarge().tool("dcgmi");
+        let node = with_serials(dcgmi.prints(with_error("memory", 52, 2), 205), serials);
+        let record = Bench::of(node).record();
+        let verdict = judged(&record);
+        let failed = verdict
+            .findings
+            .iter()
+            .find(|finding| finding.status == Status::Fail);
+        (failed.unwrap().subject.clone(), record)
+    };
+    assert_eq!(error_of(&serials).0.name, "gpu3/memory");
+    let mut turned = serials.clone();
+    turned.rotate_right(1);
+    let (subject, record) = error_of(&turned);
+    assert_eq!(subject.name, "gpu4/memory");
+    let note = "DCGM's GPU 3 is gpu4 by its serial number 1650023000203";
+    assert!(
+        record.notes.iter().any(|said| said.contains(note)),
+        "{record:?}"
+    );
+    // NVML knows no such GPU: it is none of NVML's.
+    let mut other = serials;
+    other[3] = "102".to_owned();
+    let (subject, record) = error_of(&other);
+    assert_eq!(subject.name, "dcgm-gpu3/memory");
+    let note = "DCGM's GPU 3 (1650023000203) is not the one that NVML numbers so (102)";
+    assert!(
+        record.notes.iter().any(|said| said.contains(note)),
+        "{record:?}"
+    );
+}
+
+#[test]
 fn an_old_release_that_names_gpus_with_results_alone_does_not_say_that_others_are_missing() {
     // These results name two GPUs.
     let text = output("2.4-r3-pass.json");
@@ -334,6 +433,20 @@ fn a_flood_is_not_read_even_if_it_begins_with_a_pass() {
 fn success_without_output_is_not_a_pass() {
     let error = Bench::prints("", 0).error();
     assert!(error.contains("printed nothing"), "{error}");
+}
+
+#[test]
+fn what_dcgmi_says_on_standard_error_is_told() {
+    let says = "\ndcgmi: error while loading shared libraries: libdcgm.so.4: cannot open shared object file\nmore\n";
+    let bench = |status| Bench::with(|node| node.tool("dcgmi").says("", says, status));
+    for status in [127, 254] {
+        let error = bench(status).error();
+        assert!(
+            error.contains("`dcgmi: error while loading shared libraries: libdcgm.so.4: cannot open shared object file`"),
+            "{error}"
+        );
+        assert!(!error.contains("more"), "{error}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dhc_checks::host::{Command, Ended, ExecError, Host, Output};
+use dhc_checks::host::{Command, Ended, ExecError, Host, Listener, Output};
 
 /// `exec` takes every descendant of its process for the tool's, so within one process only one test may use it.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -73,6 +73,41 @@ fn a_tool_s_words_and_status_are_kept() {
         (b"out\n".to_vec(), b"err\n".to_vec())
     );
     assert!(!output.leaked);
+}
+
+/// Has heard enough once a line of standard error says so.
+#[derive(Default)]
+struct UntilHeld {
+    heard: Vec<String>,
+}
+
+impl Listener for UntilHeld {
+    fn line(&mut self, line: &[u8]) {
+        panic!("{line:?} is on standard error");
+    }
+
+    fn error_line(&mut self, line: &[u8]) {
+        self.heard.push(String::from_utf8_lossy(line).into_owned());
+    }
+
+    fn is_enough(&mut self) -> bool {
+        self.heard.iter().any(|line| line == "held")
+    }
+}
+
+#[test]
+fn a_tool_that_gives_back_on_a_signal_gets_that_one_and_no_sigterm() {
+    let bench = Bench::new().tool(
+        "trap 'echo given back >&2; exit 0' HUP; trap 'echo killed >&2; exit 1' TERM\n\
+         echo held >&2; sleep 60 & wait $!",
+    );
+    let command = Command::new("tool", LONG)
+        .gives_back_on(rustix::process::Signal::HUP)
+        .grace(Duration::from_secs(5));
+    let mut listener = UntilHeld::default();
+    let output = bench.host.exec_heard(&command, &mut listener).unwrap();
+    assert_eq!(output.ended, Ended::Dismissed);
+    assert_eq!(listener.heard, ["held", "given back"]);
 }
 
 #[test]

@@ -506,6 +506,17 @@ pub enum Level {
     All,
 }
 
+impl Level {
+    /// The word for it in results.
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Instance => "instance",
+            Level::Cluster => "cluster",
+            Level::All => "all",
+        }
+    }
+}
+
 /// How to print a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {

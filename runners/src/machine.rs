@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dhc_checks::host::Host;
-use dhc_thresholds::{Hardware, Identity};
+use dhc_checks::host::{Host, PciKind};
+use dhc_thresholds::{Hardware, Identity, Table};
 
 use crate::tables;
 
@@ -68,24 +68,29 @@ impl Machine {
         }
     }
 
-    /// Sees whether firmware names another instance type than the user did, keeps that in the identity and says so. Firmware is
-    /// believed where dhc knows the type that it names, and on EC2, where it always names the type.
-    pub fn contradiction(&mut self) -> Option<String> {
+    /// Sees whether firmware names another instance type than the user or the table by which the node is judged, keeps that in
+    /// the identity and says so. Firmware is believed where dhc knows the type that it names, and on EC2, where it always names
+    /// the type; a table where its type is a built-in one, since people give their own tables names of their own.
+    pub fn contradiction(&mut self, table: &Table) -> Option<String> {
         let identity = &mut self.identity;
-        let (named, firmware) = (
-            identity.instance_type.as_ref()?,
-            self.firmware_type.as_ref()?,
-        );
-        let is_believed = self.is_ec2 || tables::built_in_table(firmware).is_ok();
-        if !is_believed || tables::same_type(named, firmware) {
+        let firmware = self.firmware_type.as_ref()?;
+        if !self.is_ec2 && tables::built_in_table(firmware).is_err() {
             return None;
         }
+        let is_known = !table.is_generic() && tables::built_in_table(&table.instance_type).is_ok();
+        let by_table = is_known.then_some(("the threshold table", table.instance_type.as_str()));
+        let from = identity.instance_type_from.as_deref().unwrap_or_default();
+        let by_user = identity.instance_type.as_deref().map(|named| (from, named));
+        let (who, named) = [by_user, by_table]
+            .into_iter()
+            .flatten()
+            .find(|(_, named)| !tables::same_type(named, firmware))?;
+        let said = format!(
+            "{who} says that this is a `{named}`, but the DMI product name says `{firmware}`: what is due of the one is held \
+             against the other, so faults that are found may be none"
+        );
         identity.contradicting_type = Some(firmware.clone());
-        Some(format!(
-            "{} says that this is a `{named}`, but the DMI product name says `{firmware}`: what is due of the one is held \
-             against the other, so faults that are found may be none",
-            identity.instance_type_from.as_deref().unwrap_or_default()
-        ))
+        Some(said)
     }
 }
 
@@ -155,19 +160,31 @@ fn host_name(name: &str) -> String {
 
 /// What hardware shows itself, and what cannot be read and so may be there.
 fn there(host: &Host) -> (BTreeSet<Hardware>, Vec<String>) {
-    const GPU: [Hardware; 2] = [Hardware::NvidiaGpu, Hardware::NvlinkPerGpu];
-    const NEURON: [Hardware; 2] = [Hardware::NeuronDevice, Hardware::NeuronCore];
+    const GPU: &[Hardware] = &[Hardware::NvidiaGpu, Hardware::NvlinkPerGpu];
+    const NEURON: &[Hardware] = &[Hardware::NeuronDevice, Hardware::NeuronCore];
+    const EFA: &[Hardware] = &[Hardware::Efa];
+    // An InfiniBand or RoCE card is one that has an RDMA device: many cards on the bus carry no more than Ethernet.
+    const ON_THE_BUS: [(PciKind, &[Hardware]); 3] = [
+        (PciKind::Gpu, GPU),
+        (PciKind::Efa, EFA),
+        (PciKind::Neuron, NEURON),
+    ];
     let mut there = BTreeSet::new();
     let mut unread = Vec::new();
-    match host.pci_gpus() {
-        Ok(gpus) => {
-            let is_any = !gpus.known.is_empty() || !gpus.unknown.is_empty();
-            there.extend(is_any.then_some(GPU).into_iter().flatten());
-            let errors = gpus.unknown.into_iter().map(|(_, error)| error.to_string());
-            unread.extend(errors);
+    match host.pci_cards() {
+        Ok(cards) => {
+            for (kind, hardware) in ON_THE_BUS {
+                let unknown = cards.unknown(kind).map(|(_, error)| error.to_string());
+                let unknown: Vec<String> = unknown.collect();
+                if cards.known(kind).next().is_some() || !unknown.is_empty() {
+                    there.extend(hardware);
+                }
+                unread.extend(unknown);
+            }
         }
+        Err(error) if error.is_absent() => {}
         Err(error) => {
-            there.extend(GPU);
+            there.extend(ON_THE_BUS.into_iter().flat_map(|(_, hardware)| hardware));
             unread.push(error.to_string());
         }
     }
@@ -188,10 +205,8 @@ fn there(host: &Host) -> (BTreeSet<Hardware>, Vec<String>) {
         });
     }
     match host.list("/sys/devices/virtual/neuron_device") {
-        Ok(names) => {
-            let is_any = names.iter().any(|name| name.starts_with("neuron"));
-            there.extend(is_any.then_some(NEURON).into_iter().flatten());
-        }
+        Ok(names) if names.iter().any(|name| name.starts_with("neuron")) => there.extend(NEURON),
+        Ok(_) => {}
         Err(error) if error.is_absent() => {}
         Err(error) => {
             there.extend(NEURON);

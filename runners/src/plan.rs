@@ -9,6 +9,9 @@ use std::time::Duration;
 use dhc_checks::check::{Check, ClusterCheck, InstanceCheck, Spec};
 use dhc_thresholds::{Hardware, Table};
 
+/// What the user set of checks: by check and option, the value.
+pub type Options = BTreeMap<String, BTreeMap<String, String>>;
+
 /// Which checks the user wants.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
@@ -25,37 +28,6 @@ pub struct Selection {
 /// The tag of checks that load the whole machine. Nobody expects that of a plain `dhc run` on a node with jobs on it, so
 /// they run only where they are asked for.
 const STRESS: &str = "stress";
-
-/// What each check is worth when time is short: how many of the 419 unexpected interruptions of Llama 3's training it could
-/// have foreseen (The Llama 3 Herd of Models, 2024, table 5: faulty GPU 148, GPU memory 72, network switch or cable 35, GPU
-/// SRAM 19, GPU system processor 17, NIC 7, silent data corruption 6, GPU thermal 6, SSD 3, CPU 2, system memory 2). Faulty
-/// GPUs are shared out between the check that counts them and the one that looks at their links. Neuron devices are taken to
-/// fail as GPUs do. A check of software alone foresees none of these, and is worth one so that it has a place.
-const WORTH: &[(&str, u32)] = &[
-    ("gpu-count", 100),
-    ("nvlink", 48),
-    ("gpu-memory", 72 + 19),
-    ("neuron-count", 100),
-    ("neuron-sysfs", 72 + 19),
-    ("nccom-local", 148),
-    ("rdma-nic", 7),
-    ("efa-loopback", 7),
-    ("fabric-loopback", 1),
-    // Its search of the kernel's log finds what all of the others would, if it has happened since the boot.
-    ("host", 148 + 72 + 19 + 17 + 7),
-    ("dcgm-diag", 148 + 72 + 19 + 17 + 6),
-    ("gpu-training", 148 + 6),
-    ("neuron-training", 148 + 6),
-    ("cpu-training", 6 + 2),
-    ("cpu-stress", 6 + 2),
-    ("memory-stress", 2),
-    ("disk-stress", 3),
-    ("gpu-stress", 148 + 72 + 6 + 6),
-    ("gpu-pairs", 48),
-];
-
-/// What a check is worth that stands in no row.
-const WORTH_LEAST: u32 = 1;
 
 impl Selection {
     /// What of it is about these checks; `None` if the user wants none of them. With several levels a word names a check of
@@ -85,9 +57,27 @@ pub struct Planned {
     /// The check.
     pub check: &'static dyn InstanceCheck,
     /// Why it is left out, or `None` if it runs.
-    pub left_out: Option<String>,
+    pub left_out: Option<LeftOut>,
     /// For how many seconds it works, where the budget has no time for its usual length.
     pub shortened: Option<Shortened>,
+}
+
+/// Why a check is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// In words.
+    pub reason: String,
+    /// The hardware for want of which it is, if that is why.
+    pub lacks: Option<Hardware>,
+}
+
+impl From<String> for LeftOut {
+    fn from(reason: String) -> Self {
+        LeftOut {
+            reason,
+            lacks: None,
+        }
+    }
 }
 
 /// A check that is given less time than it usually takes.
@@ -101,10 +91,7 @@ pub struct Shortened {
 
 impl Planned {
     /// What its options are set to, given what the user set (by check).
-    pub fn options(
-        &self,
-        set: &BTreeMap<String, BTreeMap<String, String>>,
-    ) -> BTreeMap<String, String> {
+    pub fn options(&self, set: &Options) -> BTreeMap<String, String> {
         let name = self.check.spec().name;
         let mut options = set.get(name).cloned().unwrap_or_default();
         if let Some(shortened) = &self.shortened {
@@ -152,7 +139,9 @@ pub fn instance_level(
     known(&specs, selection)?;
     let plan = checks.iter().map(|check| Planned {
         check: *check,
-        left_out: unwanted(check.spec(), selection).or_else(|| absent(check.spec(), table, there)),
+        left_out: unwanted(check.spec(), selection)
+            .map(LeftOut::from)
+            .or_else(|| absent(check.spec(), table, there)),
         shortened: None,
     });
     Ok(plan.collect())
@@ -163,18 +152,14 @@ pub fn instance_level(
 ///
 /// A check costs what it takes on a sound node with these options (by check), one after the other. What the user set is not
 /// shortened.
-pub fn within(
-    plan: Vec<Planned>,
-    budget: Duration,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
-) -> Vec<Planned> {
+pub fn within(plan: Vec<Planned>, budget: Duration, options: &Options) -> Vec<Planned> {
     let mut best_first: Vec<(usize, f64)> = plan
         .iter()
         .enumerate()
         .filter(|(_, planned)| planned.left_out.is_none())
         .map(|(place, planned)| {
             let cost = planned.check.budget(&planned.options(options)).expected;
-            let worth = f64::from(worth(planned.check.spec().name));
+            let worth = f64::from(worth(planned.check));
             (place, worth / cost.as_secs_f64().max(0.001))
         })
         .collect();
@@ -191,11 +176,12 @@ pub fn within(
             continue;
         }
         let costs: Vec<String> = lengths.iter().map(|(_, cost)| spoken(*cost)).collect();
-        planned.left_out = Some(format!(
+        let reason = format!(
             "left out to keep within the budget of {}: it takes about {}",
             spoken(budget),
             costs.join(", or shortened ")
-        ));
+        );
+        planned.left_out = Some(LeftOut::from(reason));
     }
     plan
 }
@@ -204,7 +190,7 @@ pub fn within(
 fn lengths(
     planned: &Planned,
     budget: Duration,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
+    options: &Options,
 ) -> Vec<(Option<Shortened>, Duration)> {
     let check = planned.check;
     let set = planned.options(options);
@@ -229,9 +215,11 @@ fn lengths(
     lengths
 }
 
-fn worth(check: &str) -> u32 {
-    let row = WORTH.iter().find(|(name, _)| *name == check);
-    row.map_or(WORTH_LEAST, |(_, worth)| *worth)
+/// What a check is worth when time is short: how many interruptions of a long training it could have foreseen. One that
+/// foresees none has a place, and it is the last.
+fn worth(check: &dyn InstanceCheck) -> u32 {
+    let interruptions = check.foresees().iter().map(|cause| cause.interruptions());
+    interruptions.sum::<u32>().max(1)
 }
 
 /// A time as the command line takes it, in one or two units: `1h30m`, `10m`, `45s`, `500ms`.
@@ -372,31 +360,24 @@ pub(crate) fn unwanted(spec: &Spec, selection: &Selection) -> Option<String> {
     None
 }
 
-fn absent(spec: &Spec, table: &Table, there: &BTreeSet<Hardware>) -> Option<String> {
+fn absent(spec: &Spec, table: &Table, there: &BTreeSet<Hardware>) -> Option<LeftOut> {
     let needed = spec.needs?;
-    if table.is_generic() {
-        return (!there.contains(&needed)).then(|| {
-            format!(
-                "no {} found and the instance type is not known; name it with --instance-type to have them expected",
-                needed.plural()
-            )
-        });
-    }
-    match table.due(needed) {
-        Some(0) => Some(format!(
-            "{} has no {}",
-            table.instance_type,
-            needed.plural()
-        )),
-        Some(_) => None,
-        None => (!there.contains(&needed)).then(|| {
-            format!(
-                "no {} found, and the table of {} does not say whether there should be",
-                needed.plural(),
-                table.instance_type
-            )
-        }),
-    }
+    let (things, instance_type) = (needed.plural(), &table.instance_type);
+    let reason = match table.due(needed) {
+        Some(0) => format!("{instance_type} has no {things}"),
+        Some(_) => return None,
+        None if there.contains(&needed) => return None,
+        None if table.is_generic() => format!(
+            "no {things} found and the instance type is not known; name it with --instance-type to have them expected"
+        ),
+        None => format!(
+            "no {things} found, and the table of {instance_type} does not say whether there should be"
+        ),
+    };
+    Some(LeftOut {
+        reason,
+        lacks: Some(needed),
+    })
 }
 
 #[cfg(test)]
@@ -406,16 +387,20 @@ mod tests {
 
     use super::*;
 
-    type Options = BTreeMap<String, BTreeMap<String, String>>;
-
     #[test]
-    fn every_check_of_a_node_has_its_worth() {
+    fn a_check_is_worth_the_interruptions_that_it_foresees_and_one_of_software_alone_the_least() {
         let checks = instance_checks(CHECKS);
-        let names: Vec<&str> = checks.iter().map(|check| check.spec().name).collect();
-        let mut rows: Vec<&str> = WORTH.iter().map(|(name, _)| *name).collect();
-        assert!(names.iter().all(|name| rows.contains(name)), "{names:?}");
-        rows.retain(|row| !names.contains(row));
-        assert_eq!(rows, Vec::<&str>::new());
+        let worth = |name: &str| {
+            let named = |check: &&&dyn InstanceCheck| check.spec().name == name;
+            worth(
+                *checks
+                    .iter()
+                    .find(named)
+                    .expect("there is one of this name"),
+            )
+        };
+        assert_eq!((worth("nvlink"), worth("gpu-memory")), (48, 72 + 19));
+        assert_eq!(worth("fabric-loopback"), 1);
     }
 
     #[test]
@@ -463,7 +448,7 @@ mod tests {
                 .zip(left_out)
                 .map(|(check, out)| Planned {
                     check,
-                    left_out: out.then(|| "there is none".to_owned()),
+                    left_out: out.then(|| LeftOut::from("there is none".to_owned())),
                     shortened: None,
                 })
                 .collect();
@@ -487,7 +472,7 @@ mod tests {
                         let usual: u64 = usual.default.parse().expect("it is a number");
                         prop_assert!(shortened.seconds >= usual / 4 && shortened.seconds < usual);
                     }
-                    (None, Some(why)) => {
+                    (None, Some(LeftOut { reason: why, .. })) => {
                         prop_assert!(why.contains("to keep within the budget of"), "{}", why);
                         // What is left of the time is too little for it.
                         prop_assert!(used + least(after, &options) > budget);
@@ -505,7 +490,7 @@ mod tests {
             let plan = within(all, Duration::from_secs(seconds), &none);
             let rate = |planned: &Planned| {
                 let usual = planned.check.budget(&BTreeMap::new()).expected;
-                f64::from(worth(planned.check.spec().name)) / usual.as_secs_f64()
+                f64::from(worth(planned.check)) / usual.as_secs_f64()
             };
             for out in plan.iter().filter(|planned| planned.left_out.is_some()) {
                 // With only the checks that are better, there would have been no room for it either.

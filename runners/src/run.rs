@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::journal::Journal;
 use crate::machine::Machine;
-use crate::plan::{self, Planned, Selection};
+use crate::plan::{self, LeftOut, Options, Planned, Selection};
 use crate::supervise;
 use crate::tables::{self, Chosen};
 
@@ -32,8 +32,8 @@ pub struct Orders<'a> {
     pub chosen: &'a Chosen,
     /// What runs and what does not.
     pub plan: Vec<Planned>,
-    /// The user's options: check, option, value.
-    pub options: BTreeMap<String, BTreeMap<String, String>>,
+    /// What the user set.
+    pub options: Options,
     /// The deadline of each check, if not its own.
     pub deadline: Option<Duration>,
     /// The deadline of the whole run.
@@ -161,7 +161,7 @@ pub fn leave_out_what_is_not_installed(
     plan: &mut [Planned],
     host: &Host,
     selection: &Selection,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
+    options: &Options,
 ) {
     let none = BTreeMap::new();
     for planned in plan {
@@ -169,7 +169,8 @@ pub fn leave_out_what_is_not_installed(
         let is_named = selection.checks.iter().any(|check| check == name);
         if planned.left_out.is_none() && !is_named {
             let options = options.get(name).unwrap_or(&none);
-            planned.left_out = planned.check.not_installed(host, options);
+            let absent = planned.check.not_installed(host, options);
+            planned.left_out = absent.map(LeftOut::from);
         }
     }
 }
@@ -178,7 +179,7 @@ pub fn leave_out_what_is_not_installed(
 pub fn longest(
     checks: &[&'static dyn InstanceCheck],
     selection: &Selection,
-    options: &BTreeMap<String, BTreeMap<String, String>>,
+    options: &Options,
     deadline: Option<Duration>,
 ) -> Duration {
     let wanted = checks
@@ -194,21 +195,16 @@ pub fn longest(
 /// What one planned check leaves behind.
 fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn Watcher) -> Record {
     let name = planned.check.spec().name;
-    if let Some(reason) = &planned.left_out {
-        return Record::new(
-            name,
-            Ending::Skipped {
-                reason: reason.clone(),
-            },
-        );
+    if let Some(LeftOut { reason, lacks }) = planned.left_out.clone() {
+        return Record::new(name, Ending::Skipped { reason, lacks });
     }
     let options = planned.options(&orders.options);
     let Budget { expected, deadline } = planned.check.budget(&options);
-    let deadline = orders.deadline.unwrap_or(deadline);
+    let own_deadline = orders.deadline.unwrap_or(deadline);
     let left = orders
         .run_deadline
         .map(|limit| limit.saturating_sub(begun.elapsed()));
-    let deadline = left.map_or(deadline, |left| deadline.min(left));
+    let deadline = left.map_or(own_deadline, |left| own_deadline.min(left));
     if orders.stop.load(Ordering::Relaxed) || deadline.is_zero() {
         return Record::new(name, Ending::Interrupted);
     }
@@ -217,6 +213,7 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
         host: orders.host.clone(),
         instance_type: (!orders.chosen.table.is_generic())
             .then(|| orders.chosen.table.instance_type.clone()),
+        due: orders.chosen.table.all_due(),
         options,
         state: orders.readings.clone(),
         deadline,
@@ -225,6 +222,9 @@ fn record(orders: &Orders<'_>, planned: &Planned, begun: Instant, watcher: &dyn 
     };
     let progress = |what: &str| watcher.progress(name, what);
     let mut record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+    if let Ending::TimedOut { of_the_run, .. } = &mut record.ending {
+        *of_the_run = deadline < own_deadline;
+    }
     record
         .notes
         .extend(planned.shortened.as_ref().map(|less| less.why.clone()));

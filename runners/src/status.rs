@@ -21,8 +21,9 @@ pub const LIMIT: Duration = Duration::from_secs(4);
 /// How many bytes node-problem-detector takes, the line's end included.
 const LINE_MAX: usize = 80;
 
-/// How many results are looked through for one that says something of a condition.
-const RESULTS_MAX: usize = 32;
+/// How many results are looked through, newest first; reading so many of a node of eight GPUs takes less than a second. With a
+/// run every five minutes it is more than all of a day, after which results expire unless told otherwise.
+const RESULTS_MAX: usize = 500;
 
 /// A condition of a Kubernetes node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,6 +90,26 @@ impl Answer {
     }
 }
 
+/// How far the clocks of two machines, or of one before and after it was set, may be apart.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why nobody should act on a report at this time, if so.
+pub fn out_of_time(report: &Report, now: Timestamp) -> Option<String> {
+    let run = &report.run;
+    let times = (
+        run.started_at.parse::<Timestamp>(),
+        run.expires_at.parse::<Timestamp>(),
+    );
+    match times {
+        (Ok(began), _) if began > now + SKEW => Some(format!(
+            "the result began at {began:.0}, which is yet to come: a clock is or was wrong"
+        )),
+        (Ok(_), Ok(expires)) if expires >= now => None,
+        (Ok(_), Ok(expires)) => Some(format!("the result expired at {expires:.0}")),
+        _ => Some("the result does not say when it began and until when it holds".to_owned()),
+    }
+}
+
 /// What is said when the results could not be read in time.
 pub fn too_late() -> String {
     format!(
@@ -109,11 +130,8 @@ impl Here {
 
     /// Why nobody should act on a report any more, if so.
     pub fn refuses(&self, report: &Report) -> Option<String> {
-        let expires = report.run.expires_at.parse::<Timestamp>().ok();
-        match expires {
-            Some(expires) if expires >= self.now => {}
-            Some(expires) => return Some(format!("the last result expired at {expires:.0}")),
-            None => return Some("the last result does not say until when it holds".to_owned()),
+        if let Some(why) = out_of_time(report, self.now) {
+            return Some(why);
         }
         let boot = |node: &NodeReport| node.identity.boot_id.clone();
         let other = self
@@ -138,14 +156,15 @@ impl Here {
 
 impl Condition {
     /// What the results, newest first, say of this condition: of each check the last one that did not leave it out, since a
-    /// short run takes nothing back of what a long one found. A result that cannot be read makes everything unknown.
+    /// short run takes nothing back of what a long one found, and one that expired early hides none that still holds. A result
+    /// that cannot be read makes everything unknown.
     pub fn answer(
         self,
         results: impl Iterator<Item = Result<Report, String>>,
         here: &Here,
     ) -> Answer {
         let mut last: BTreeMap<String, CheckReport> = BTreeMap::new();
-        let mut unknown = "dhc has left no result on this node yet".to_owned();
+        let mut unknown = None;
         let mut absent = None;
         for report in results.take(RESULTS_MAX) {
             let report = match report {
@@ -153,11 +172,12 @@ impl Condition {
                 Err(why) => return Answer::unknown(why),
             };
             if let Some(why) = here.refuses(&report) {
-                unknown = why;
-                break;
+                unknown.get_or_insert(why);
+                continue;
             }
-            unknown =
-                "no run that still holds looked at this; run dhc without leaving it out".to_owned();
+            unknown.get_or_insert_with(|| {
+                "no run that still holds looked at this; run dhc without leaving it out".to_owned()
+            });
             absent = absent.or_else(|| self.absent(&report));
             let node = here.node(&report);
             for check in node.iter().flat_map(|node| &node.checks) {
@@ -169,7 +189,8 @@ impl Condition {
         }
         self.of_checks(&last)
             .or(absent)
-            .unwrap_or_else(|| Answer::unknown(unknown))
+            .or(unknown.map(Answer::unknown))
+            .unwrap_or_else(|| Answer::unknown("dhc has left no result on this node yet"))
     }
 
     /// What the last report on each check says; nothing if none looked at what this is about.

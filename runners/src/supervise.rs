@@ -121,10 +121,14 @@ fn listen(
     // The thread ends with the pipe. A grandchild that keeps the pipe open keeps only this thread, not the run.
     std::thread::spawn(move || read_lines(stdout, &sender));
     let mut last = None;
+    let mut doing = String::new();
     let mut busy = begun;
     loop {
         match lines.recv_timeout(TICK) {
             Ok(Line::Event(event)) => {
+                if let Event::Progress(what) = &event {
+                    doing = format!("its last sign of life was `{what}`");
+                }
                 let ended = take(event, record, progress, &mut last);
                 if ended {
                     break;
@@ -157,6 +161,8 @@ fn listen(
             let after = begun.elapsed().as_millis();
             return Ending::TimedOut {
                 after_ms: u64::try_from(after).unwrap_or(u64::MAX),
+                doing,
+                of_the_run: false,
             };
         }
     }
@@ -202,7 +208,13 @@ fn take(
         Event::Evidence(evidence) => record.evidence.push(evidence),
         Event::Progress(what) => progress(&what),
         Event::Failed(error) => *last = Some(Ending::Failed { error }),
-        Event::TimedOut { after_ms } => *last = Some(Ending::TimedOut { after_ms }),
+        Event::TimedOut { after_ms, doing } => {
+            *last = Some(Ending::TimedOut {
+                after_ms,
+                doing,
+                of_the_run: false,
+            });
+        }
         Event::Finished => *last = Some(Ending::Finished),
     }
     last.is_some()

@@ -11,12 +11,14 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cluster;
+use common::cluster::{Cluster, FLOOR, SLOW, SLURM};
+use common::gpus::one_gpu;
 use dhc_fixtures::GpuLibraries;
 use dhc_thresholds::{
     Action, FaultReport, GroupReport, LocatedReport, NodeReport, Report, SearchReport, Status,
@@ -24,58 +26,21 @@ use dhc_thresholds::{
 
 const HOSTS: usize = 8;
 
-/// What a slowed link passes, and half of what no sound group of this cluster stays below.
-const SLOW: &str = "100mbit";
-const FLOOR: &str = r#"schema = "dhc.thresholds/1"
-instance_type = "namespace-cluster"
-
-[[limit]]
-metric = "mpi.allreduce.plateau"
-unit = "GB/s"
-fail_below = 0.02
-source = "twice what a link of 100 Mbit/s carries"
-"#;
-
-/// One fake GPU on each host.
-const GPU_FLOOR: &str = r#"schema = "dhc.thresholds/1"
-instance_type = "namespace-gpus"
-
-[[hardware]]
-kind = "nvidia_gpu"
-count = 1
-source = "the fake CUDA driver has one"
-
-[[limit]]
-metric = "nccl.allreduce.plateau"
-unit = "GB/s"
-fail_below = 0.02
-source = "twice what a link of 100 Mbit/s carries"
-"#;
-
-/// The machine bears one cluster at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-struct Cluster {
-    folder: tempfile::TempDir,
-    leaves: usize,
-    _one: MutexGuard<'static, ()>,
-}
-
 impl Cluster {
     fn up() -> Cluster {
-        Cluster::up_under(0)
+        Cluster::up_as("", 0)
     }
 
-    /// A cluster whose hosts hang on so many leaf switches; none stands for one switch that Slurm knows nothing of.
+    /// A cluster whose hosts hang on so many leaf switches.
     fn up_under(leaves: usize) -> Cluster {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Cluster {
-            folder: tempfile::tempdir().unwrap(),
-            leaves,
-            _one: one,
-        };
+        Cluster::up_as("", leaves)
+    }
+
+    /// A cluster with this line in `slurm.conf`. No leaves stand for one switch that Slurm knows nothing of.
+    fn up_as(slurm: &str, leaves: usize) -> Cluster {
+        let cluster = Cluster::unbooted();
         std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
-        cluster.tool(&["up", &HOSTS.to_string()]);
+        cluster.boot(HOSTS, leaves, &format!("{SLURM}\n{slurm}"));
         cluster
     }
 
@@ -83,7 +48,8 @@ impl Cluster {
     /// returns what makes dhc look at those.
     fn up_with_gpus() -> (Cluster, Vec<String>) {
         let cluster = Cluster::up();
-        std::fs::write(cluster.path("floor.toml"), GPU_FLOOR).unwrap();
+        let floor = one_gpu(0.02, "twice what a link of 100 Mbit/s carries");
+        std::fs::write(cluster.path("floor.toml"), floor).unwrap();
         let fakes = GpuLibraries::in_folder(cluster.folder.path(), 1).network("socket");
         let mut args = vec!["--check".to_owned(), "nccl-allreduce".to_owned()];
         for setting in [
@@ -97,22 +63,6 @@ impl Cluster {
         (cluster, args)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let folder = self.path("cluster");
-        let mut command = cluster::command(&folder, cluster::SLURM, self.leaves);
-        command.args(args);
-        command
-    }
-
-    #[track_caller]
-    fn tool(&self, args: &[&str]) -> String {
-        cluster::output_of(self.command(args))
-    }
-
     /// `dhc run --level cluster` on all hosts, with these arguments.
     fn dhc(&self, args: &[&str]) -> Command {
         let nodes = HOSTS.to_string();
@@ -122,10 +72,7 @@ impl Cluster {
     /// `dhc run --level cluster`, started through another program.
     fn dhc_through(&self, other: &[&str], args: &[&str]) -> Command {
         let dhc = env!("CARGO_BIN_EXE_dhc");
-        assert!(
-            Path::new(dhc).with_file_name("dhc-rank").is_file(),
-            "dhc-rank is not built: cargo build --package dhc-rank"
-        );
+        common::rank();
         let state = self.path("state");
         let floor = self.path("floor.toml");
         let mut all = vec!["exec", "ctl"];
@@ -153,6 +100,31 @@ impl Cluster {
         outcome(self.dhc(args).output().unwrap(), begun)
     }
 
+    /// A run with an `srun` that is Slurm's, and after the first collective does this before dhc hears of its end. `$job` is
+    /// the allocation.
+    fn run_and_after_the_first_collective(&self, does: &str) -> Outcome {
+        let tools = self.path("tools");
+        std::fs::create_dir(&tools).unwrap();
+        let script = format!(
+            r#"#!/bin/sh
+            case "$*" in *all_reduce*) mkdir '{0}/first' 2>/dev/null || exec /usr/bin/srun "$@" ;; *) exec /usr/bin/srun "$@" ;; esac
+            for word; do case "$word" in --jobid=*) job=${{word#*=}} ;; esac; done
+            /usr/bin/srun "$@"
+            status=$?
+            # A start of MPI that failed is tried again, and is no collective.
+            [ $status = 0 ] || {{ rmdir '{0}/first'; exit $status; }}
+            cd '{0}' && {{ {does}
+            }} >&2
+            exit $status"#,
+            tools.display()
+        );
+        std::fs::write(tools.join("srun"), script).unwrap();
+        let all = Permissions::from_mode(0o755);
+        std::fs::set_permissions(tools.join("srun"), all).unwrap();
+        let tools = tools.display().to_string();
+        self.run(&["--tools", &tools, "--tools", "/usr/bin", "--tools", "/bin"])
+    }
+
     /// Starts a run and waits until the collective over all hosts is under way.
     fn begin(&self, args: &[&str]) -> (Child, Instant) {
         self.wait_until_under_way(self.dhc(args))
@@ -167,7 +139,7 @@ impl Cluster {
             .spawn()
             .unwrap();
         let under_way = || {
-            self.command(&["exec", "h8", "pgrep", "-f", "all_reduce"])
+            self.command(["exec", "h8", "pgrep", "-f", "all_reduce"])
                 .output()
                 .unwrap()
         };
@@ -216,12 +188,6 @@ impl Cluster {
         let runs = std::fs::read_dir(self.path("state").join("runs")).unwrap();
         let newest = runs.map(|run| run.unwrap().path()).max().unwrap();
         newest.join("journal.jsonl")
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.command(&["down"]).output());
     }
 }
 
@@ -560,6 +526,117 @@ fn a_host_that_is_cut_off_in_mid_collective_is_named() {
 }
 
 #[test]
+fn a_host_that_slurm_calls_down_before_the_next_wave_is_named_in_slurm_s_words() {
+    // A host that answers and that somebody has set down stays down.
+    let cluster = Cluster::up_as("ReturnToService=1", 0);
+    let outcome = cluster.run_and_after_the_first_collective(
+        "scontrol update nodename=h5 state=down reason='power supply'",
+    );
+    outcome.assert_only(&["h5"], "cluster.node.unresponsive", Action::Reboot);
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS - 1,
+        "{}",
+        outcome.story()
+    );
+    let groups: Vec<&GroupReport> = outcome.groups().collect();
+    assert_eq!(groups[0].outcome, "passed", "{}", outcome.story());
+    let with_it = groups[1..]
+        .iter()
+        .filter(|group| group.nodes.contains(&"h5".to_owned()));
+    let with_it: Vec<&&GroupReport> = with_it.collect();
+    // Slurm's word is enough: nobody else has to be tried with it.
+    let [refused] = with_it.as_slice() else {
+        panic!("{}", outcome.story());
+    };
+    assert_eq!(refused.named, ["h5"]);
+    let closings = groups.iter().filter(|group| group.purpose == "closing");
+    assert_eq!(closings.count(), 1, "{}", outcome.story());
+    let words = "Slurm calls h5 `down` (power supply)";
+    let error = refused.error.as_deref().unwrap();
+    assert!(error.contains(words), "{error}");
+    let message = &outcome.node("h5").faults[0].finding.message;
+    assert!(message.contains(words), "{message}");
+    cluster.assert_clean();
+}
+
+#[test]
+fn a_host_that_somebody_drains_and_takes_away_meanwhile_is_not_known_and_not_accused() {
+    let cluster = Cluster::up();
+    let outcome = cluster.run_and_after_the_first_collective(
+        "scontrol update nodename=h5 state=drain reason=fans
+         scontrol update jobid=$job nodelist='h[1-4,6-8]'",
+    );
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.nodes(Status::Unknown),
+        ["h5"],
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS - 1,
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(
+        outcome.search().conclusion,
+        "all_good",
+        "{}",
+        outcome.story()
+    );
+    let finding = &outcome.node("h5").checks[1].findings[0].message;
+    assert!(
+        finding.contains("h5 is no longer in the allocation, and Slurm calls it `drained` (fans)"),
+        "{finding}"
+    );
+    assert_eq!(outcome.exit, 3);
+}
+
+#[test]
+fn a_host_that_somebody_only_drains_is_measured_like_the_others() {
+    let cluster = Cluster::up();
+    let outcome = cluster
+        .run_and_after_the_first_collective("scontrol update nodename=h5 state=drain reason=fans");
+    assert_eq!(
+        outcome.nodes(Status::Pass).len(),
+        HOSTS,
+        "{}",
+        outcome.story()
+    );
+}
+
+#[test]
+fn an_allocation_that_is_taken_away_in_mid_collective_accuses_nobody() {
+    let cluster = Cluster::up();
+    let (child, begun) = cluster.begin(&[]);
+    cluster.tool(&["exec", "ctl", "scancel", "--user=root"]);
+    let outcome = outcome(child.wait_with_output().unwrap(), begun);
+    assert_eq!(outcome.nodes(Status::Fail), NOBODY, "{}", outcome.story());
+    assert_eq!(
+        outcome.nodes(Status::Unknown).len(),
+        HOSTS,
+        "{}",
+        outcome.story()
+    );
+    assert!(
+        outcome.groups().all(|group| group.named.is_empty()),
+        "{}",
+        outcome.story()
+    );
+    let sentence = &outcome.search().sentence;
+    assert!(sentence.contains("has ended (C"), "{sentence}");
+    let finding = &outcome.node("h1").checks[1].findings[0].message;
+    assert!(
+        finding.contains("nothing can be started on its nodes any more"),
+        "{finding}"
+    );
+    assert_eq!(outcome.exit, 4, "{}", outcome.story());
+    cluster.assert_clean();
+}
+
+#[test]
 fn a_host_without_power_never_enters_a_collective() {
     let cluster = Cluster::up();
     cluster.tool(&["kill", "h4"]);
@@ -627,7 +704,7 @@ fn sigkill_leaves_a_journal_and_nothing_in_slurm() {
     cluster.tool(&["exec", "ctl", "pkill", "-KILL", "-x", "dhc"]);
     child.wait().unwrap();
     let judged = cluster
-        .command(&["exec", "ctl", env!("CARGO_BIN_EXE_dhc"), "judge"])
+        .command(["exec", "ctl", env!("CARGO_BIN_EXE_dhc"), "judge"])
         .arg(cluster.journal())
         .arg("--thresholds")
         .arg(cluster.path("floor.toml"))

@@ -8,11 +8,11 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::cluster;
+use common::cluster::{Cluster, SLURM};
+use common::{Outcome, outcome};
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Ending, NodeReport, Report, Status};
 
@@ -30,22 +30,12 @@ fail_below = 0.002
 source = "a tenth of what a link of 100 Mbit/s carries"
 "#;
 
-struct Cluster {
-    folder: tempfile::TempDir,
-}
-
 impl Cluster {
     fn up() -> Cluster {
-        let cluster = Cluster {
-            folder: tempfile::tempdir().unwrap(),
-        };
+        let cluster = Cluster::unbooted();
         std::fs::write(cluster.path("floor.toml"), FLOOR).unwrap();
-        cluster.tool(&["up", &HOSTS.to_string()]);
+        cluster.boot(HOSTS, 0, SLURM);
         cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// A simulated machine that all hosts can see, below this name.
@@ -58,18 +48,6 @@ impl Cluster {
             let copied = copy.arg("-a").arg(from).arg(folder.join(to)).status();
             assert!(copied.unwrap().success(), "{name}/{to}");
         }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let folder = self.path("cluster");
-        let mut command = cluster::command(&folder, cluster::SLURM, 0);
-        command.args(args);
-        command
-    }
-
-    #[track_caller]
-    fn tool(&self, args: &[&str]) -> String {
-        cluster::output_of(self.command(args))
     }
 
     /// `dhc run --level all` on all hosts, with these arguments.
@@ -96,7 +74,7 @@ impl Cluster {
     }
 
     fn run(&self, args: &[&str]) -> Outcome {
-        Outcome::of(self.dhc(args).output().unwrap())
+        outcome(self.dhc(args).output().unwrap())
     }
 
     /// Starts a run, and waits until a host is checked alone.
@@ -106,7 +84,7 @@ impl Cluster {
         let child = child.spawn().unwrap();
         let limit = Instant::now() + Duration::from_secs(60);
         let under_way = || {
-            self.command(&["exec", "h3", "pgrep", "-f", "part-of"])
+            self.command(["exec", "h3", "pgrep", "-f", "part-of"])
                 .output()
         };
         while !under_way().unwrap().status.success() {
@@ -126,7 +104,7 @@ impl Cluster {
             let processes = (1..=HOSTS).map(|host| {
                 let host = format!("h{host}");
                 let found = self
-                    .command(&["exec", &host, "pgrep", "-af", "part-of"])
+                    .command(["exec", &host, "pgrep", "-af", "part-of"])
                     .output();
                 String::from_utf8_lossy(&found.unwrap().stdout).into_owned()
             });
@@ -139,27 +117,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.command(&["down"]).output());
-    }
-}
-
-struct Outcome {
-    exit: i32,
-    report: Report,
-}
-
 impl Outcome {
-    #[track_caller]
-    fn of(output: Output) -> Outcome {
-        let report = Report::parse(&output.stdout);
-        Outcome {
-            exit: output.status.code().unwrap(),
-            report: report.unwrap_or_else(|error| panic!("{error}: {output:?}")),
-        }
-    }
-
     fn node(&self, name: &str) -> &NodeReport {
         let mut nodes = self.report.nodes.iter();
         nodes.find(|node| node.name == name).unwrap()
@@ -321,7 +279,7 @@ fn a_host_whose_checks_hang_does_not_hold_up_the_others() {
         "fabric-loopback.provider=tcp",
     ]);
     cluster.tool(&["exec", "h3", "pkill", "-STOP", "-f", "part-of"]);
-    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    let outcome = outcome(child.wait_with_output().unwrap());
     assert_eq!(outcome.exit, 4, "{}", outcome.story());
     assert_eq!(outcome.node("h3").status, Status::Error);
     let why = &outcome.node("h3").checks[1].findings[0].message;
@@ -337,7 +295,7 @@ fn sigterm_while_hosts_are_checked_alone_leaves_a_partial_result_and_no_step() {
     let child = cluster.begin(&["--check", "fabric-loopback,mpi-allreduce"]);
     let told = Instant::now();
     cluster.tool(&["exec", "ctl", "pkill", "-TERM", "-x", "dhc"]);
-    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    let outcome = outcome(child.wait_with_output().unwrap());
     assert!(
         told.elapsed() < Duration::from_secs(5),
         "{:?}",

@@ -5,6 +5,7 @@ mod common;
 
 use common::{Dhc, Outcome};
 use dhc_fixtures::FakeNode;
+use dhc_runners::cluster::slurm::{Job, Nodes, Standing};
 use dhc_thresholds::Status;
 
 /// A step of Slurm: its ranks say hello, and have nothing else to do in a roll call. Names end in a letter, so that lists of
@@ -246,4 +247,269 @@ fn a_run_that_is_stopped_while_it_waits_for_nodes_ends_soon_and_keeps_none() {
     assert_eq!(status.code(), Some(4));
     // What was granted in the last moment is given back.
     assert!(dhc.node.calls("scancel").contains(&"12".to_owned()));
+}
+
+/// What Slurm says after the first collective over all nodes: of the job, of its nodes, and of `nb`.
+struct Then<'a> {
+    /// The state of the job.
+    job: &'a str,
+    /// How many nodes it has, and which.
+    has: &'a str,
+    /// The state and the reason of `nb`.
+    nb: &'a str,
+    /// Which lists of nodes `srun` refuses, as a pattern of the shell; all other groups pass.
+    refused: &'a str,
+}
+
+/// Steps with `nb`, first or last or in the middle of a list.
+const WITH_NB: &str = "*[=,]nb[,\\ ]*";
+const ANY: &str = "*";
+
+/// Four nodes that Slurm says this of after the first collective over all of them.
+fn then(then: &Then<'_>) -> FakeNode {
+    let Then {
+        job,
+        has,
+        nb,
+        refused,
+    } = then;
+    let by_its_name = format!(
+        r#"
+        if [ -e "$0.begun" ]; then
+            case "$*" in {refused}) echo 'srun: error: Unable to create step' >&2; exit 1 ;; esac
+        fi
+        {BY_ITS_NAME}"#
+    );
+    let squeue = format!(
+        r#"
+        begun="${{0%squeue}}srun.begun"
+        case "$*" in
+        *%T*) if [ -e "$begun" ]; then echo '{job}'; else echo RUNNING; fi ;;
+        *) if [ -e "$begun" ]; then echo '{has}'; else echo '4 na,nb,nc,nd'; fi ;;
+        esac"#
+    );
+    let sinfo = format!(
+        r#"
+        nb='idle|none'
+        [ -e "${{0%sinfo}}srun.begun" ] && nb='{nb}'
+        case "$*" in *%E*) echo 'na mixed|none'; echo "nb $nb"; echo 'nc mixed|none'; echo 'nd mixed|none'; exit ;; esac
+        for word; do case "$word" in --nodes=*) nodes=${{word#*=}} ;; esac; done
+        IFS=,
+        for node in $nodes; do
+            case "$node" in nb) echo "nb ${{nb%%|*}}" ;; *) echo "$node mixed" ;; esac
+        done"#
+    );
+    slurm(&FOUR, &by_its_name, ": >\"$0.begun\"; passes")
+        .tool("squeue")
+        .runs(&squeue)
+        .tool("sinfo")
+        .runs(&sinfo)
+}
+
+/// The words that a run tells of `nb` in its own report, and of the groups of the run.
+fn words_of_nb(outcome: &Outcome) -> (String, String) {
+    let report = serde_json::to_string(&outcome.report.nodes[1]).unwrap();
+    let groups = serde_json::to_string(&outcome.report.cluster).unwrap();
+    (report, groups)
+}
+
+#[test]
+fn a_node_that_slurm_has_given_up_before_the_next_wave_is_named_and_the_rest_goes_on_without_it() {
+    let node = then(&Then {
+        job: "RUNNING",
+        has: "3 na,nc,nd",
+        nb: "down*|Not responding",
+        refused: WITH_NB,
+    });
+    let outcome = run(node, &[]);
+    let cluster = outcome.report.cluster.as_ref().unwrap();
+    assert_eq!(nodes(&outcome, Status::Fail), ["nb"], "{cluster:#?}");
+    assert_eq!(
+        nodes(&outcome, Status::Pass),
+        ["na", "nc", "nd"],
+        "{cluster:#?}"
+    );
+    let (report, groups) = words_of_nb(&outcome);
+    for words in [report, groups] {
+        assert!(
+            words.contains("Slurm calls nb `down*` (Not responding)"),
+            "{words}"
+        );
+    }
+    let closing = cluster.searches[0].waves.last().unwrap();
+    assert_eq!(closing.groups[0].nodes, ["na", "nc", "nd"]);
+}
+
+#[test]
+fn a_node_that_does_not_respond_and_is_still_in_the_allocation_is_tried_again_and_then_named() {
+    let node = then(&Then {
+        job: "RUNNING",
+        has: "4 na,nb,nc,nd",
+        nb: "mixed*|none",
+        refused: WITH_NB,
+    });
+    let outcome = run(node, &[]);
+    let cluster = outcome.report.cluster.as_ref().unwrap();
+    assert_eq!(nodes(&outcome, Status::Fail), ["nb"], "{cluster:#?}");
+    let groups = cluster.searches[0].waves.iter();
+    let groups = groups.flat_map(|wave| &wave.groups);
+    let naming = groups.filter(|group| group.named == ["nb"]);
+    assert_eq!(naming.count(), 2, "{cluster:#?}");
+}
+
+#[test]
+fn a_node_that_somebody_took_away_is_not_known_and_the_rest_goes_on_without_it() {
+    let node = then(&Then {
+        job: "RUNNING",
+        has: "3 na,nc,nd",
+        nb: "drained|new fans",
+        refused: WITH_NB,
+    });
+    let outcome = run(node, &[]);
+    assert_nobody_is_accused_or_named(&outcome);
+    assert_eq!(nodes(&outcome, Status::Pass), ["na", "nc", "nd"]);
+    assert_eq!(nodes(&outcome, Status::Unknown), ["nb"]);
+    let (report, _) = words_of_nb(&outcome);
+    assert!(report.contains("calls it `drained` (new fans)"), "{report}");
+}
+
+#[test]
+fn a_node_that_cannot_be_asked_for_is_accused_of_nothing() {
+    // The controller is gone: nothing is known of anybody.
+    let node = then(&Then {
+        job: "RUNNING",
+        has: "4 na,nb,nc,nd",
+        nb: "mixed|none",
+        refused: ANY,
+    });
+    let gone = "[ -e \"${0%squeue}srun.begun\" ] || { case \"$*\" in *%T*) echo RUNNING ;; *) echo '4 na,nb,nc,nd' ;; esac; exit; }\n\
+                echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1";
+    let outcome = run(node.tool("squeue").runs(gone), &[]);
+    assert_nobody_is_accused_or_named(&outcome);
+    let (_, groups) = words_of_nb(&outcome);
+    assert!(
+        groups.contains("how its nodes stand is not known"),
+        "{groups}"
+    );
+}
+
+#[test]
+fn an_allocation_that_has_ended_accuses_nobody_and_the_run_says_so_and_ends() {
+    for (job, has, words) in [
+        ("TIMEOUT", "", "job 12 has ended (TIMEOUT)"),
+        ("CANCELLED", "0 ", "job 12 has ended (CANCELLED)"),
+        ("", "", "job 12 has ended (Slurm remembers no more of it)"),
+    ] {
+        // By now the nodes are somebody else's, and what becomes of them there tells nothing of the run.
+        let node = then(&Then {
+            job,
+            has,
+            nb: "down*|Not responding",
+            refused: ANY,
+        });
+        let outcome = run(node, &[]);
+        assert_nobody_is_accused_or_named(&outcome);
+        let search = &outcome.report.cluster.as_ref().unwrap().searches[0];
+        assert!(search.sentence.contains(words), "{}", search.sentence);
+        assert_eq!(search.waves.len(), 2, "{search:#?}");
+    }
+}
+
+#[test]
+fn an_allocation_that_ended_with_its_first_lost_node_accuses_that_node_and_no_other() {
+    let node = then(&Then {
+        job: "NODE_FAIL",
+        has: "",
+        nb: "down*|Not responding",
+        refused: ANY,
+    });
+    let outcome = run(node, &[]);
+    assert_eq!(nodes(&outcome, Status::Fail), ["nb"]);
+    let search = &outcome.report.cluster.as_ref().unwrap().searches[0];
+    assert!(
+        search.sentence.contains("job 12 has ended (NODE_FAIL)"),
+        "{}",
+        search.sentence
+    );
+}
+
+#[test]
+fn an_allocation_that_ends_in_the_roll_call_makes_nobody_absent() {
+    // The first node answers, and all others are refused.
+    let ends = r#"
+        if mkdir "$0.begun" 2>/dev/null; then :; else
+            while [ ! -e "$0.answered" ]; do sleep 0.05; done
+            echo 'srun: error: Slurm job 12 has expired' >&2; exit 1
+        fi
+        hello() { echo '{"hello":{"rank":'$ranks',"host":"'$node'","boot":"b","pid":1}}'; : >"$0.answered"; }"#;
+    let squeue = r#"
+        if [ -e "${0%squeue}srun.begun" ]; then case "$*" in *%T*) echo TIMEOUT ;; esac; exit; fi
+        echo '4 na,nb,nc,nd'"#;
+    let node = slurm(&FOUR, ends, "passes").tool("squeue").runs(squeue);
+    let outcome = run(node, &[]);
+    assert_eq!(nodes(&outcome, Status::Fail), [""; 0]);
+    assert_eq!(outcome.exit, 3);
+}
+
+#[test]
+fn what_slurm_says_of_nodes_is_taken_by_the_word() {
+    let asked = FOUR.map(str::to_owned);
+    let job = Job(12);
+    let nodes = |up: &[&str], down: &[(&str, &str)]| Nodes {
+        up: up.iter().map(|name| (*name).to_owned()).collect(),
+        down: down
+            .iter()
+            .map(|(name, state)| ((*name).to_owned(), (*state).to_owned()))
+            .collect(),
+    };
+    let states = "na mixed|none\nnb down*|Not responding\nnc drained|fans | again\nnd idle|\nnd down|twice\n\nx\nna down\n";
+    let all_but = |away: &[&str]| {
+        let up: Vec<&str> = FOUR.into_iter().filter(|n| !away.contains(n)).collect();
+        nodes(&up, &[])
+    };
+    let told = |now: Option<&Nodes>, state: &str| {
+        let standing = Standing::read(job, now, state, states, &asked);
+        let away = standing.away.iter();
+        let away = away.map(|away| (away.node.clone(), away.is_down, away.has_left));
+        (standing.ended.is_some(), away.collect::<Vec<_>>())
+    };
+    let away = |name: &str, is_down, has_left| (name.to_owned(), is_down, has_left);
+    assert_eq!(told(Some(&all_but(&[])), "RUNNING"), (false, vec![]));
+    // Who is given up, and who was taken away.
+    assert_eq!(
+        told(Some(&all_but(&["nb", "nc", "nd"])), "RUNNING\n"),
+        (
+            false,
+            vec![
+                away("nb", true, true),
+                away("nc", false, true),
+                away("nd", false, true)
+            ]
+        )
+    );
+    // Not given up yet.
+    let silent = nodes(&["na", "nc", "nd"], &[("nb", "mixed*")]);
+    assert_eq!(
+        told(Some(&silent), "RUNNING"),
+        (false, vec![away("nb", true, false)])
+    );
+    // A node that no line tells of is not known.
+    let unheard = Standing::read(job, Some(&all_but(&["nb"])), "RUNNING", "", &asked);
+    assert_eq!(unheard, Standing::default());
+    for (state, named) in [
+        ("TIMEOUT", false),
+        ("CANCELLED", false),
+        ("PREEMPTED", false),
+        ("NODE_FAIL", true),
+        ("COMPLETING", true),
+    ] {
+        let expected = match named {
+            true => vec![away("nb", true, true)],
+            false => vec![],
+        };
+        assert_eq!(told(None, state), (true, expected), "{state}");
+    }
+    let reason = Standing::read(job, Some(&all_but(&["nc"])), "RUNNING", states, &asked);
+    let words: Vec<String> = reason.words().collect();
+    assert!(words[0].contains("`drained` (fans | again)"), "{words:?}");
 }

@@ -12,55 +12,21 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{Dhc, cluster};
+use common::cluster::{Cluster, FLOOR, SLOW, SLURM};
+use common::{Dhc, enforced_policy};
 use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Action, Report, Status};
 use serde_json::Value;
 
 const DHC: &str = env!("CARGO_BIN_EXE_dhc");
 
-/// The machine bears one cluster at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-struct Cluster {
-    folder: tempfile::TempDir,
-    _one: MutexGuard<'static, ()>,
-}
-
 impl Cluster {
     fn up() -> Cluster {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Cluster {
-            folder: tempfile::tempdir().unwrap(),
-            _one: one,
-        };
-        cluster.tool(&["up", "4"]);
+        let cluster = Cluster::unbooted();
+        cluster.boot(4, 0, SLURM);
         cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(&self, args: I) -> Command {
-        let folder = self.path("cluster");
-        let mut command = cluster::command(&folder, cluster::SLURM, 0);
-        command.args(args);
-        command
-    }
-
-    #[track_caller]
-    fn tool(&self, args: &[&str]) -> String {
-        cluster::output_of(self.command(args))
-    }
-
-    /// A command of Slurm on the head node.
-    #[track_caller]
-    fn slurm(&self, args: &[&str]) -> String {
-        self.tool(&[&["exec", "ctl"], args].concat())
     }
 
     /// What `scontrol show node` has for a key, to the end of its line.
@@ -103,17 +69,8 @@ impl Cluster {
 
     /// A policy that is meant.
     fn policy(&self, built_in: &str) -> PathBuf {
-        let output = Command::new(DHC)
-            .args(["recover", "policy", built_in])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
         let path = self.path(&format!("{built_in}.toml"));
-        std::fs::write(
-            &path,
-            text.replace("mode = \"observe\"", "mode = \"enforce\""),
-        )
-        .unwrap();
+        std::fs::write(&path, enforced_policy(built_in)).unwrap();
         path
     }
 
@@ -195,10 +152,7 @@ impl Cluster {
     }
 
     fn dhc_run_at(&self, level: &str, table: &str, args: &[&str]) -> Command {
-        assert!(
-            Path::new(DHC).with_file_name("dhc-rank").is_file(),
-            "dhc-rank is not built: cargo build --package dhc-rank"
-        );
+        common::rank();
         let floor = self.path("floor.toml");
         std::fs::write(&floor, table).unwrap();
         let mut command = self.command(["exec", "ctl", DHC, "run", "--level", level]);
@@ -253,12 +207,6 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.command(["down"]).output());
-    }
-}
-
 /// A simulated machine under this name.
 fn named(machine: &str, name: &str, boot: &str) -> FakeNode {
     FakeNode::of(machine)
@@ -275,18 +223,6 @@ fn report(output: &Output) -> Report {
 const LOST: &str = "p5.48xlarge-gpu-lost";
 const LINK_DOWN: &str = "p5.48xlarge-link-down";
 const SOUND: &str = "p5.48xlarge";
-
-/// A slowed link passes 12.5 MB/s; no sound group of this cluster stays below 20.
-const SLOW: &str = "100mbit";
-const FLOOR: &str = r#"schema = "dhc.thresholds/1"
-instance_type = "namespace-cluster"
-
-[[limit]]
-metric = "mpi.allreduce.plateau"
-unit = "GB/s"
-fail_below = 0.02
-source = "twice what a link of 100 Mbit/s carries"
-"#;
 
 #[test]
 fn a_reboot_and_a_replacement_are_asked_for_letter_by_letter_and_once() {

@@ -14,10 +14,9 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::cluster;
+use common::cluster::Cluster;
 use dhc_fixtures::FakeNode;
 
 const SOUND: &str = "p5.48xlarge";
@@ -26,27 +25,12 @@ const LOST: &str = "p5.48xlarge-gpu-lost";
 /// How long Slurm may take to call a script, or to act on how it ended.
 const SOON: Duration = Duration::from_secs(40);
 
-/// The machine bears one cluster at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-/// A cluster whose scripts do nothing before `begin`.
-struct Cluster {
-    folder: tempfile::TempDir,
-    slurm_conf: String,
-    _one: MutexGuard<'static, ()>,
-}
-
 impl Cluster {
-    /// `slurm_conf` names the scripts `health-check` and `prolog-epilog` of the folder `SCRIPTS`.
+    /// A cluster whose scripts do nothing before `begin`; `slurm_conf` names `health-check` and `prolog-epilog` of the folder
+    /// `SCRIPTS`.
     fn up(slurm_conf: &str) -> Cluster {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = tempfile::tempdir().unwrap();
-        let scripts = folder.path().display().to_string();
-        let cluster = Cluster {
-            slurm_conf: slurm_conf.replace("SCRIPTS", &scripts),
-            folder,
-            _one: one,
-        };
+        let cluster = Cluster::unbooted();
+        let scripts = cluster.folder.path().to_str().unwrap();
         for script in ["health-check", "prolog-epilog"] {
             let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/slurm");
             let shipped = shipped.join(script).canonicalize().unwrap();
@@ -61,12 +45,8 @@ impl Cluster {
                 ),
             );
         }
-        cluster.tool(&["up", "4"]);
+        cluster.boot(4, 0, &slurm_conf.replace("SCRIPTS", scripts));
         cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// A script, put in place whole.
@@ -112,20 +92,6 @@ impl Cluster {
             .lines()
             .map(str::to_owned)
             .collect()
-    }
-
-    #[track_caller]
-    fn tool(&self, args: &[&str]) -> String {
-        let folder = self.path("cluster");
-        let mut command = cluster::command(&folder, &self.slurm_conf, 0);
-        command.args(args);
-        cluster::output_of(command)
-    }
-
-    /// A command of Slurm on the head node.
-    #[track_caller]
-    fn slurm(&self, args: &[&str]) -> String {
-        self.tool(&[&["exec", "ctl"], args].concat())
     }
 
     /// State of a node and the reason for it, without who gave it and when.
@@ -182,12 +148,6 @@ impl Cluster {
             );
             std::thread::sleep(Duration::from_millis(200));
         }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.tool(&["down"]);
     }
 }
 

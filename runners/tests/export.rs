@@ -73,7 +73,7 @@ fn hostile() -> Report {
             finding.message = HOSTILE.to_owned();
             finding.subject.name = HOSTILE.to_owned();
         }
-        if let Ending::Skipped { reason } = &mut check.record.ending {
+        if let Ending::Skipped { reason, .. } = &mut check.record.ending {
             *reason = HOSTILE.to_owned();
         }
     }
@@ -447,17 +447,32 @@ fn a_node_has_hyperpods_lines_for_the_count_and_for_dcgm() {
              gpuDeviceIds: [2330 2330] replacementRequired: false rebootRequired:false",
         ]
     );
-    // This output of DCGM names two GPUs where the type has eight.
+    // This output of DCGM names two GPUs where the driver has eight, which accuses none of the others.
+    let [untested] = &messages[2..] else {
+        panic!("{messages:?}")
+    };
+    let said = "dcgm-diag check could not be judged: dcgm.gpus of node: could not be read: DCGM tested 2 of the 8 GPUs";
+    assert!(untested.starts_with(said), "{untested}");
+    let level = |line: usize| text.lines().nth(line).unwrap().split('\t').nth(1);
+    assert_eq!((level(0), level(1)), (Some("info"), Some("warn")));
+    // Where the driver's library is not there, DCGM's list is all that there is, and the type has eight.
+    let node = FakeNode::p5_48xlarge().without_nvml();
+    let dhc = Dhc::on(node.tool("dcgmi").prints(DCGM_PASSES, 0));
+    let alone = ["--check", "dcgm-diag", "--set", "dcgm-diag.level=3"];
+    let text = exported("hyperpod", &dhc.run(&alone).report);
+    let failed: Vec<&str> = text
+        .lines()
+        .skip(1)
+        .map(|line| line.splitn(3, '\t').nth(2).unwrap())
+        .collect();
     assert_eq!(
-        messages[2..],
+        failed,
         [
             "dcgm-diag check failure: dcgm.gpus of node is 2, must be 8",
             "Encountered FaultyInstance. Reboot the Instance. Region: unknown, InstanceType: p5.48xlarge. ERROR:dcgm.gpus of \
              node is 2, must be 8",
         ]
     );
-    let level = |line: usize| text.lines().nth(line).unwrap().split('\t').nth(1);
-    assert_eq!((level(0), level(1)), (Some("info"), Some("error")));
 }
 
 /// The figures are those of a real exchange over tcp; only the names are an EFA card's.

@@ -387,10 +387,10 @@ fn a_call_that_never_returns_is_named_and_what_was_seen_is_kept() {
         let outcome = Dhc::on(node).run(&["--check", check, "--deadline", "2s"]);
         let record = &outcome.check(check).record;
         assert!(matches!(record.ending, Ending::TimedOut { .. }), "{check}");
+        let said = &outcome.findings(check, Status::Error)[0].message;
         assert!(
-            record.notes.iter().any(|note| note.contains("asking gpu6")),
-            "{check}: {:?}",
-            record.notes
+            said.contains("asking gpu6") && said.contains("Xid 119") && said.contains("--deadline"),
+            "{check}: {said}"
         );
         let seen = |name: &str| {
             record
@@ -404,11 +404,22 @@ fn a_call_that_never_returns_is_named_and_what_was_seen_is_kept() {
     }
     let node = FakeNode::p5_48xlarge().nvml_with("calls = { nvmlInit_v2 = \"hangs\" }");
     let outcome = Dhc::on(node).run(&["--check", "nvlink", "--deadline", "1s"]);
-    let notes = &outcome.check("nvlink").record.notes;
+    let said = &outcome.findings("nvlink", Status::Error)[0].message;
+    assert!(said.contains("starting NVML"), "{said}");
+}
+
+#[test]
+fn a_check_that_the_run_s_own_deadline_ended_says_so() {
+    let node = FakeNode::p5_48xlarge()
+        .gpu(6)
+        .answers("nvmlDeviceGetUUID", "hangs");
+    let outcome = Dhc::on(node).run(&["--check", "gpu-count", "--run-deadline", "2s"]);
+    let said = &outcome.findings("gpu-count", Status::Error)[0].message;
     assert!(
-        notes.iter().any(|note| note.contains("starting NVML")),
-        "{notes:?}"
+        said.contains("asking gpu6") && said.contains("a longer --run-deadline"),
+        "{said}"
     );
+    assert!(!said.contains("its deadline"), "{said}");
 }
 
 #[test]
@@ -427,9 +438,99 @@ fn a_link_that_leads_elsewhere_than_the_type_s_is_found() {
 }
 
 #[test]
-fn a_gpu_that_does_not_tell_of_its_remaps_is_unknown() {
-    let node = FakeNode::p5_48xlarge()
-        .gpu(5)
-        .answers("nvmlDeviceGetFieldValues", "NOT_SUPPORTED");
-    assert_eq!(complaints(&look(node)), ["unknown gpu-memory - node"]);
+fn an_nvl72_that_is_in_no_fabric_does_not_pass() {
+    let look = |gpus: std::ops::Range<u32>, toml: &str| {
+        let node = FakeNode::of("p6e-gb200.36xlarge");
+        let node = gpus.fold(node, |node, gpu| node.gpu(gpu).with(toml));
+        complaints(&look(node))
+    };
+    let alone = look(0..4, "fabric.state = 0");
+    let expected: Vec<String> = (0..4)
+        .map(|gpu| format!("fail nvlink nvlink.fabric gpu{gpu}"))
+        .collect();
+    assert_eq!(alone, expected);
+    let silent = "calls = { nvmlDeviceGetGpuFabricInfoV = \"NOT_SUPPORTED\" }";
+    assert_eq!(look(0..4, silent), ["unknown nvlink - node"]);
+    assert_eq!(
+        look(3..4, silent),
+        ["unknown nvlink - gpu3", "unknown nvlink - node"]
+    );
+}
+
+/// What one GPU of many does not tell, or answers with an error, by check and call, and the findings of this check.
+#[test]
+fn what_one_gpu_does_not_tell_and_the_others_do_is_unknown() {
+    let remaps = "unknown gpu-memory - node";
+    let links = |count: usize| (0..count).map(|link| format!("gpu3/link{link}"));
+    let of_links: Vec<String> = links(18)
+        .map(|link| format!("unknown nvlink - {link}"))
+        .collect();
+    let of_links: Vec<&str> = of_links.iter().map(String::as_str).collect();
+    let gpu3 = |check: &str| format!("unknown {check} - gpu3");
+    let [count, links, memory] = CHECKS.map(gpu3);
+    let counters =
+        ["crc_data", "crc_flit", "recovery", "replay"].map(|counter| format!("{links}/{counter}"));
+    let counters: Vec<&str> = counters.iter().map(String::as_str).collect();
+    for (call, answer, expected) in [
+        ("nvmlDeviceGetMigMode", "NOT_SUPPORTED", &[&*count][..]),
+        (
+            "nvmlDeviceGetVirtualizationMode",
+            "NOT_SUPPORTED",
+            &[&count],
+        ),
+        ("nvmlDeviceGetMemoryInfo_v2", "UNKNOWN", &[&count]),
+        ("nvmlDeviceGetEccMode", "NOT_SUPPORTED", &[&memory]),
+        (
+            "nvmlDeviceGetTotalEccErrors",
+            "NOT_SUPPORTED",
+            &[&memory, &memory],
+        ),
+        (
+            "nvmlDeviceGetSramEccErrorStatus",
+            "NOT_SUPPORTED",
+            &[&memory],
+        ),
+        ("nvmlDeviceGetRepairStatus", "NOT_SUPPORTED", &[&memory]),
+        ("nvmlDeviceGetGpuFabricInfoV", "NOT_SUPPORTED", &[&links]),
+        (
+            "nvmlDeviceGetNvLinkErrorCounter",
+            "NOT_SUPPORTED",
+            &counters,
+        ),
+        ("nvmlDeviceGetNvLinkVersion", "NOT_SUPPORTED", &of_links),
+        ("nvmlDeviceGetNvLinkVersion", "UNKNOWN", &of_links),
+        ("nvmlDeviceGetNvLinkRemoteDeviceType", "UNKNOWN", &of_links),
+        // Asking for a reset, the speed of links, and of remaps those that are pending or have failed.
+        (
+            "nvmlDeviceGetFieldValues",
+            "NOT_SUPPORTED",
+            &[&count, &links, &memory, &memory, remaps],
+        ),
+    ] {
+        let node = FakeNode::p5_48xlarge().gpu(3).answers(call, answer);
+        let outcome = look(node);
+        assert_eq!(complaints(&outcome), expected, "{call} {answer}");
+    }
+}
+
+#[test]
+fn what_no_gpu_of_a_model_tells_is_left_out() {
+    let silent = "calls = { nvmlDeviceGetSramEccErrorStatus = \"NOT_SUPPORTED\", \
+                  nvmlDeviceGetNvLinkErrorCounter = \"NOT_SUPPORTED\" }";
+    let all = |node| (0..8).fold(node, |node: FakeNode, gpu| node.gpu(gpu).with(silent));
+    assert_eq!(complaints(&look(all(FakeNode::p5_48xlarge()))), [""; 0]);
+    // Seven of another model tell what this one does not have.
+    let other = format!("name = \"NVIDIA H100 PCIe\"\n{silent}");
+    let mixed = FakeNode::p5_48xlarge().gpu(3).with(&other);
+    assert_eq!(complaints(&look(mixed)), [""; 0]);
+}
+
+#[test]
+fn a_link_that_does_not_tell_what_the_others_do_is_unknown() {
+    let silent = "nvlink.untold = { 6 = [\"replay\"] }";
+    let node = FakeNode::p5_48xlarge().gpu(3).with(silent);
+    assert_eq!(
+        complaints(&look(node)),
+        ["unknown nvlink - gpu3/link6/replay"]
+    );
 }

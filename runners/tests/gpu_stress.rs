@@ -10,8 +10,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Dhc, Outcome};
-use dhc_fixtures::{FakeNode, GpuLibraries};
+use common::Outcome;
+use common::gpus::Gpus;
+use dhc_fixtures::FakeNode;
 use dhc_thresholds::{Action, Ending, Finding, Status};
 
 /// The type whose machine is simulated, with floors that a fake on a CPU passes.
@@ -38,12 +39,6 @@ fail_below = 0.0000000001
 source = "anything that moves"
 "#;
 
-struct Gpus {
-    dhc: Dhc,
-    folder: tempfile::TempDir,
-    libraries: GpuLibraries,
-}
-
 /// A sound p5.48xlarge, its libraries, and dhc on it.
 fn eight_gpus() -> Gpus {
     gpus(FakeNode::p5_48xlarge(), 8)
@@ -51,26 +46,10 @@ fn eight_gpus() -> Gpus {
 
 /// A node of which CUDA knows so many GPUs.
 fn gpus(node: FakeNode, count: u32) -> Gpus {
-    let folder = tempfile::tempdir().unwrap();
-    let table = folder.path().join("table.toml");
-    std::fs::write(&table, TABLE).unwrap();
-    Gpus {
-        dhc: Dhc::on(node),
-        libraries: GpuLibraries::in_folder(folder.path(), count)
-            .memory_mib(32)
-            .takes_ms(20, 2),
-        folder,
-    }
+    Gpus::on(node, count, TABLE).with(|libraries| libraries.memory_mib(32).takes_ms(20, 2))
 }
 
 impl Gpus {
-    fn with(self, change: impl FnOnce(GpuLibraries) -> GpuLibraries) -> Gpus {
-        Gpus {
-            libraries: change(self.libraries),
-            ..self
-        }
-    }
-
     fn stress(&self, more: &[&str]) -> Outcome {
         self.stress_over(&self.libraries.cuda(), &self.libraries.cublas(), more)
     }
@@ -88,7 +67,7 @@ impl Gpus {
     }
 
     fn run(&self, check: &str, settings: &[&str], more: &[&str]) -> Outcome {
-        let table = self.folder.path().join("table.toml").display().to_string();
+        let table = self.table();
         let mut args = vec!["--check", check, "--thresholds", &table];
         for setting in settings {
             args.extend(["--set", setting]);
@@ -179,7 +158,7 @@ fn sound_gpus_compute_and_keep_all_and_are_measured() {
 fn every_gpu_and_every_pair_has_its_own_figures_in_prometheus() {
     let gpus = eight_gpus();
     let page = |name: &str| {
-        let file = gpus.folder.path().join(name);
+        let file = gpus.path(name);
         (format!("prometheus={}", file.display()), file)
     };
     let (stress_to, stress) = page("stress.prom");
@@ -307,7 +286,7 @@ fn a_gpu_that_slows_down_of_heat_warns() {
 #[test]
 fn without_the_cuda_driver_the_check_says_what_is_missing() {
     let gpus = eight_gpus();
-    let nowhere = gpus.folder.path().join("libcuda.so.9");
+    let nowhere = gpus.path("libcuda.so.9");
     let outcome = gpus.stress_over(&nowhere, &gpus.libraries.cublas(), &[]);
     let Ending::Failed { error } = &outcome.check("gpu-stress").record.ending else {
         panic!("{:?}", outcome.check("gpu-stress").record.ending);
@@ -322,7 +301,7 @@ fn without_the_cuda_driver_the_check_says_what_is_missing() {
 #[test]
 fn without_cublas_memory_is_tested_and_products_are_unknown() {
     let gpus = eight_gpus();
-    let nowhere = gpus.folder.path().join("libcublas.so.9");
+    let nowhere = gpus.path("libcublas.so.9");
     let outcome = gpus.stress_over(&gpus.libraries.cuda(), &nowhere, &[]);
     let tested = outcome.findings("gpu-stress", Status::Pass);
     let tested = tested
@@ -350,9 +329,9 @@ fn a_gpu_that_hangs_ends_at_the_deadline_and_is_named() {
             "{:?}",
             check.record.ending
         );
-        let notes = check.record.notes.join("\n");
-        assert!(notes.contains("while: gpu4 "), "{notes}");
-        assert!(!notes.contains("gpu3"), "{notes}");
+        let said = &outcome.findings("gpu-stress", Status::Error)[0].message;
+        assert!(said.contains("while: gpu4 "), "{said}");
+        assert!(!said.contains("gpu3"), "{said}");
         assert!(
             check
                 .record
@@ -440,7 +419,7 @@ fn without_being_asked_for_neither_runs() {
     for check in ["gpu-stress", "gpu-pairs"] {
         let ending = &outcome.check(check).record.ending;
         assert!(
-            matches!(ending, Ending::Skipped { reason } if reason.contains("only when asked for")),
+            matches!(ending, Ending::Skipped { reason, .. } if reason.contains("only when asked for")),
             "{ending:?}"
         );
     }

@@ -124,7 +124,7 @@ fn gpus_that_may_not_be_asked_here_are_not_lost() {
         (
             p5().gpu(3)
                 .answers("nvmlDeviceGetHandleByIndex_v2", "NO_PERMISSION"),
-            "device cgroup",
+            "device cgroup hides it; run dhc where all GPUs are allowed (on Slurm: --exclusive --gres=gpu:8",
         ),
         (p5().gpu(3).is_given_away(), "vfio-pci"),
     ] {
@@ -143,6 +143,82 @@ fn gpus_that_may_not_be_asked_here_are_not_lost() {
         assert!(says("gpu.state", why), "{unknown:?}");
         assert!(says("gpu.count", "7 GPUs answer"), "{unknown:?}");
     }
+}
+
+#[test]
+fn gpus_that_are_given_to_other_containers_are_not_lost() {
+    const IN_PROC: &str = "/proc/driver/nvidia/gpus/0000:b9:00.0/information";
+    let p5 = FakeNode::p5_48xlarge;
+    let half = |is_cdi: bool| {
+        let others = 4..8;
+        others.fold(p5(), |node, gpu| {
+            node.gpu(gpu).is_in_another_container(is_cdi)
+        })
+    };
+    let left_out = "Device Minor: \t 6\nGPU Excluded:\t Yes\n";
+    let not_started = || p5().gpu(6).does_not_start();
+    for (node, others, why) in [
+        (half(false), 4, "outside of the container"),
+        (half(true), 4, "outside of the container"),
+        (
+            not_started().file(IN_PROC, left_out),
+            1,
+            "NVreg_ExcludedGpus",
+        ),
+        (not_started().unreadable(IN_PROC), 1, "is not known"),
+        (not_started().file(IN_PROC, "Model: x\n"), 1, "device file"),
+        (
+            not_started().without("/proc/driver/nvidia/gpus"),
+            1,
+            "is not known",
+        ),
+    ] {
+        let outcome = quick(node);
+        assert_eq!(
+            (outcome.exit, outcome.verdict()),
+            (3, (Status::Unknown, Action::None)),
+            "{why}: {:?}",
+            outcome.complaints()
+        );
+        let unknown = outcome.findings("gpu-count", Status::Unknown);
+        let states = unknown
+            .iter()
+            .filter(|finding| finding.metric == "gpu.state" && finding.message.contains(why));
+        assert_eq!(states.count(), others, "{unknown:?}");
+    }
+}
+
+#[test]
+fn a_gpu_that_the_driver_did_not_start_is_lost() {
+    let not_started = || FakeNode::p5_48xlarge().gpu(6).does_not_start();
+    let not_taken = || not_started().without("/sys/bus/pci/devices/0000:b9:00.0/driver");
+    let in_container = not_started().gpu(7).is_in_another_container(false);
+    for node in [not_started(), not_taken(), in_container] {
+        let outcome = Dhc::on(node).check("gpu-count");
+        assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
+        let failed = outcome.findings("gpu-count", Status::Fail);
+        let lost = |finding: &&dhc_thresholds::Finding| {
+            finding.fault.as_deref() == Some("gpu.lost") && finding.subject.name == "0000:b9:00.0"
+        };
+        assert!(failed.into_iter().any(|finding| lost(&finding)));
+    }
+}
+
+#[test]
+fn a_gpu_that_fell_off_the_bus_in_a_container_has_its_address() {
+    let node = FakeNode::p5_48xlarge().gpu(7).is_in_another_container(true);
+    let outcome = Dhc::on(node.gpu(5).falls_off_the_bus()).check("gpu-count");
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
+    let devices = &outcome.check("gpu-count").record.devices;
+    let device = devices.iter().find(|one| {
+        one.identity
+            .get("bdf")
+            .is_some_and(|bdf| bdf == "0000:a8:00.0")
+    });
+    assert!(
+        device.is_some_and(|device| device.subject.name == "gpu5"),
+        "{devices:?}"
+    );
 }
 
 #[test]
@@ -315,4 +391,91 @@ fn on_an_unknown_type_what_is_there_is_measured_and_counts_are_not_judged() {
             .any(|finding| finding.metric == "gpu.count" && finding.message.contains("not judged"))
     );
     assert!(outcome.findings("gpu-count", Status::Fail).is_empty());
+}
+
+/// A node whose DCGM found faulty memory on its own GPU 2, which has this serial number; the others have NVML's.
+fn with_faulty_memory_on_dcgms_gpu2(serial: &str) -> Outcome {
+    let dhc = Dhc::on(FakeNode::p5_48xlarge());
+    let devices = &dhc.check("gpu-count").report.nodes[0].devices;
+    let mut document: serde_json::Value = serde_json::from_str(include_str!(
+        "../../fixtures/outputs/dcgmi/4.5-r4-pass.json"
+    ))
+    .expect("the output is JSON");
+    let tests = &mut document["DCGM Diagnostic"]["test_categories"];
+    let mut tests = tests
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .filter_map(|category| category["tests"].as_array_mut())
+        .flatten();
+    let memory = tests
+        .find(|test| test["name"] == "memory")
+        .expect("the memory is tested");
+    memory["results"][2]["status"] = "Fail".into();
+    memory["results"][2]["warnings"] = serde_json::json!([
+        {"warning": "GPU 2 failed the memory test", "error_id": 52, "error_severity": 2, "error_category": 7}
+    ]);
+    for gpu in 0..8 {
+        let nvml = devices[gpu].identity["serial"].as_str();
+        let serial = match gpu {
+            2 => serial,
+            // Whose serial number GPU 2 has, that one has GPU 2's.
+            _ if nvml == serial => devices[2].identity["serial"].as_str(),
+            _ => nvml,
+        };
+        document["entity_groups"][0]["entities"][gpu]["serial_num"] = serial.into();
+    }
+    let Dhc { node, state } = dhc;
+    let dhc = Dhc {
+        node: node.tool("dcgmi").prints(document.to_string(), 205),
+        state,
+    };
+    let outcome = dhc.run(&["--check", "gpu-count,dcgm-diag"]);
+    assert_eq!(outcome.verdict(), (Status::Fail, Action::Replace));
+    outcome
+}
+
+#[test]
+fn a_fault_that_dcgm_finds_names_the_gpu_that_has_it() {
+    let healthy = quick(FakeNode::p5_48xlarge());
+    let nvml = &healthy.report.nodes[0].devices;
+    let gpu5 = &nvml[5].identity;
+    // DCGM's GPU 2 is NVML's gpu5.
+    let outcome = with_faulty_memory_on_dcgms_gpu2(&gpu5["serial"]);
+    let fault = &outcome.report.nodes[0].faults[0];
+    assert_eq!(fault.finding.subject.name, "gpu5/memory");
+    assert_eq!(fault.device["uuid"], gpu5["uuid"]);
+    // It is none of NVML's: nothing of NVML's gpu2 may pass for it.
+    let outcome = with_faulty_memory_on_dcgms_gpu2("102");
+    let fault = &outcome.report.nodes[0].faults[0];
+    assert_eq!(fault.finding.subject.name, "dcgm-gpu2/memory");
+    let known: Vec<_> = fault.device.iter().collect();
+    assert_eq!(known, [(&"serial".to_owned(), &"102".to_owned())]);
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test writes what dhc reads, and starts it"
+)]
+fn a_stored_result_in_which_two_gpus_have_one_name_is_judged_by_what_the_check_saw() {
+    let outcome = with_faulty_memory_on_dcgms_gpu2("102");
+    let stored = serde_json::to_string(&outcome.report).expect("a report is JSON");
+    // As a dhc wrote it that took DCGM's numbers for NVML's.
+    let state = tempfile::tempdir().expect("a temporary folder");
+    let file = state.path().join("stored.json");
+    std::fs::write(&file, stored.replace("dcgm-gpu2", "gpu2")).expect("it can be written");
+    let judged = std::process::Command::new(env!("CARGO_BIN_EXE_dhc"))
+        .args(["judge", "--format", "json"])
+        .arg(&file)
+        .output();
+    let report = common::outcome(judged.expect("dhc starts")).report;
+    let fault = &report.nodes[0].faults[0];
+    assert_eq!(fault.finding.subject.name, "gpu2/memory");
+    let known: Vec<_> = fault.device.iter().collect();
+    assert_eq!(known, [(&"serial".to_owned(), &"102".to_owned())]);
+    let told = "checks call different devices gpu2, this is the one with serial 102";
+    assert!(fault.advice.contains(told), "{}", fault.advice);
+    let called = report.nodes[0].devices.iter();
+    assert_eq!(called.filter(|one| one.subject.name == "gpu2").count(), 2);
 }

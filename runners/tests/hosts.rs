@@ -76,6 +76,17 @@ fn lost_memory_and_lost_cpus_are_found() {
 }
 
 #[test]
+fn a_list_of_cpus_that_is_empty_was_not_read() {
+    let outcome = host(FakeNode::p5_48xlarge().file("/sys/devices/system/cpu/online", "\n"));
+    assert_eq!(
+        (outcome.exit, outcome.verdict()),
+        (3, (Status::Unknown, Action::None))
+    );
+    let unknown = outcome.findings("host", Status::Unknown);
+    assert_eq!(unknown[0].metric, "host.cpu.online", "{unknown:?}");
+}
+
+#[test]
 fn a_narrow_link_and_a_bus_error_name_their_device() {
     let narrow = FakeNode::p5_48xlarge().pci("0000:b9:00.0").narrow(8);
     assert_fault(

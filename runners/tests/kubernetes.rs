@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use common::Dhc;
+use common::{Dhc, enforced_policy};
 use dhc_fixtures::FakeNode;
 use serde_json::{Value, json};
 use tiny_http::{Header, Method, Request, Response, Server};
@@ -102,14 +102,8 @@ impl Api {
 
     /// A policy for Kubernetes that is meant.
     fn policy(&self, built_in: &str) -> PathBuf {
-        let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
-            .args(["recover", "policy", built_in])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let text = text
-            .replace("mode = \"observe\"", "mode = \"enforce\"")
-            .replace("scheduler = \"slurm\"", "scheduler = \"kubernetes\"");
+        let text = enforced_policy(built_in);
+        let text = text.replace("scheduler = \"slurm\"", "scheduler = \"kubernetes\"");
         let path = self.path(&format!("{built_in}.toml"));
         std::fs::write(&path, text).unwrap();
         path

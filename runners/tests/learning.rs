@@ -404,6 +404,24 @@ fn of_two_results_of_one_run_the_worse_one_teaches() {
 }
 
 #[test]
+fn a_machine_with_two_reasons_is_one_machine() {
+    let site = Site::new();
+    let mut results = site.healthy(6);
+    let mut failed = node_result(6, 0, &[]);
+    failed.nodes[0].status = Status::Fail;
+    failed.complete = false;
+    results.push(site.keep("failed.json", &failed));
+    site.learn(&[], &results).ends(
+        4,
+        &[
+            "1 of 7 machines are unfit",
+            "its status is fail",
+            "the run did not come to its end",
+        ],
+    );
+}
+
+#[test]
 fn a_fleet_that_is_two_fleets_teaches_nothing() {
     let site = Site::new();
     let slow: Vec<(usize, f64)> = (0..CARDS).map(|card| (card, 9.0)).collect();

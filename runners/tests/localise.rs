@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use dhc_runners::localise::simulate::{Class, Fleet, classes, tally};
 use dhc_runners::localise::{
-    Conclusion, Finding, Layout, Node, Outcome, PathKind, Place, Purpose, Random, Rates, Search,
-    Settings, Step, Verdict,
+    Conclusion, Finding, Gone, Layout, Node, Outcome, PathKind, Place, Purpose, Random, Rates,
+    Search, Settings, Step, Verdict,
 };
 use proptest::prelude::*;
 
@@ -237,6 +237,113 @@ fn a_node_that_stumbled_once_is_interrupted_and_not_accused() {
     assert_eq!(accused(&finding), NOBODY);
     assert_eq!(finding.nodes[6].verdict, Verdict::Interrupted);
     assert_eq!(finding.conclusion, Conclusion::AllGood);
+}
+
+/// A search among eight good nodes whose groups with node 6 come to what `of_it` says, in the order in which they are
+/// measured; all others pass.
+fn among_good_ones(mut of_it: impl FnMut(usize) -> Outcome) -> (Finding, usize) {
+    let mut search = Search::new(8, Settings::default());
+    let mut groups_of_it = 0;
+    while let Step::Wave(groups) = search.step() {
+        let outcomes = groups.iter().map(|group| {
+            if !group.nodes.contains(&6) {
+                return Outcome::Passed;
+            }
+            groups_of_it += 1;
+            of_it(groups_of_it)
+        });
+        let outcomes: Vec<Outcome> = outcomes.collect();
+        search.tell(&outcomes);
+    }
+    (search.finding(), groups_of_it)
+}
+
+fn named() -> Outcome {
+    Outcome::Named(vec![6])
+}
+
+#[test]
+fn a_node_is_unresponsive_only_if_it_works_in_no_group_after_the_first_that_names_it() {
+    let (finding, groups) = among_good_ones(|group| match group {
+        1 => Outcome::Passed,
+        _ => named(),
+    });
+    assert_eq!(finding.nodes[6].verdict, Verdict::Unresponsive);
+    assert_eq!(groups, 3);
+    // A group that got stuck without anybody to name does not show that it works.
+    let (finding, groups) = among_good_ones(|group| match group {
+        2 => Outcome::Hung,
+        _ => named(),
+    });
+    assert_eq!(finding.nodes[6].verdict, Verdict::Unresponsive);
+    assert_eq!(groups, 3);
+}
+
+#[test]
+fn a_node_that_is_named_now_and_then_and_works_in_between_is_suspect_and_from_the_third_time_on_hangs()
+ {
+    let (finding, groups) = among_good_ones(|group| match group {
+        1 | 3 => named(),
+        _ => Outcome::Passed,
+    });
+    assert_eq!(finding.nodes[6].verdict, Verdict::Suspect);
+    assert_eq!(accused(&finding), NOBODY);
+    assert!(groups < 8, "{groups} groups");
+    let (finding, groups) = among_good_ones(|group| match group % 2 {
+        1 => named(),
+        _ => Outcome::Passed,
+    });
+    assert_eq!(finding.nodes[6].verdict, Verdict::Hanging);
+    assert_eq!(finding.conclusion, Conclusion::Nodes);
+    assert_eq!(groups, 5, "the others go on without it");
+    let others = (0..8).filter(|node| *node != 6);
+    for node in others {
+        assert_eq!(finding.nodes[node].verdict, Verdict::Healthy);
+    }
+}
+
+#[test]
+fn a_node_that_is_lost_is_in_no_further_group_and_costs_nobody_else_the_verdict() {
+    for (gone, verdict, conclusion) in [
+        (Gone::Down, Verdict::Unresponsive, Conclusion::Nodes),
+        (Gone::TakenAway, Verdict::Undecided, Conclusion::AllGood),
+    ] {
+        for lost_after in 0..4 {
+            let mut search = Search::new(8, Settings::default());
+            if lost_after == 0 {
+                search.lose(6, gone);
+            }
+            while let Step::Wave(groups) = search.step() {
+                let is_lost = search.waves() >= lost_after;
+                let outcomes = groups.iter().map(|group| {
+                    let with_it = group.nodes.contains(&6);
+                    assert!(!is_lost || !with_it, "{group:?}");
+                    // What Slurm refuses says nothing by itself.
+                    match with_it && search.waves() + 1 == lost_after {
+                        true => Outcome::Unknown,
+                        false => Outcome::Passed,
+                    }
+                });
+                let outcomes: Vec<Outcome> = outcomes.collect();
+                search.tell(&outcomes);
+                // Told again after every wave.
+                if search.waves() >= lost_after {
+                    search.lose(6, gone);
+                }
+            }
+            let finding = search.finding();
+            let case = format!("{gone:?} after {lost_after} waves: {finding:?}");
+            assert!(search.waves() <= 6, "{} waves, {case}", search.waves());
+            if lost_after < 3 {
+                assert_eq!(finding.nodes[6].verdict, verdict, "{case}");
+                assert_eq!(finding.conclusion, conclusion, "{case}");
+            }
+            let others = (0..8).filter(|node| *node != 6);
+            for node in others {
+                assert_eq!(finding.nodes[node].verdict, Verdict::Healthy, "{case}");
+            }
+        }
+    }
 }
 
 #[test]

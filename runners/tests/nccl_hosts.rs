@@ -8,29 +8,13 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
-use common::{Dhc, Outcome};
+use common::Outcome;
+use common::gpus::{Gpus, one_gpu};
 use dhc_fixtures::{FakeNode, GpuLibraries};
-use dhc_thresholds::{GroupReport, Status};
+use dhc_thresholds::Status;
 
 const HOSTS: [&str; 4] = ["n1", "n2", "n3", "n4"];
-
-/// One GPU on each host, fast whatever it does.
-const ONE_GPU: &str = r#"schema = "dhc.thresholds/1"
-instance_type = "one-gpu"
-
-[[hardware]]
-kind = "nvidia_gpu"
-count = 1
-source = "the fake CUDA driver has one"
-
-[[limit]]
-metric = "nccl.allreduce.plateau"
-unit = "GB/s"
-fail_below = 0.000001
-source = "anything that moves"
-"#;
 
 /// Open MPI's launcher, told that the hosts of its command line are this machine.
 const MPIRUN: &str = r#"export HOSTS="$2" OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
@@ -44,46 +28,27 @@ exec unshare --user --map-root-user --uts sh -c \
     'echo "$1" >/proc/sys/kernel/hostname && shift && exec "$@"' sh "${host%%:*}" RANK "$@"
 "#;
 
-/// The hosts, their libraries, and dhc to look at them.
-struct Hosts {
-    dhc: Dhc,
-    folder: tempfile::TempDir,
-    libraries: GpuLibraries,
-}
-
 /// Hosts whose libraries are these.
-fn hosts(libraries: impl FnOnce(GpuLibraries) -> GpuLibraries) -> Hosts {
-    let rank = Path::new(env!("CARGO_BIN_EXE_dhc")).with_file_name("dhc-rank");
-    assert!(
-        rank.is_file(),
-        "dhc-rank is not built: cargo build --package dhc-rank"
-    );
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("one-gpu.toml"), ONE_GPU).unwrap();
-    let worker = folder.path().join("worker");
+fn hosts(libraries: impl FnOnce(GpuLibraries) -> GpuLibraries) -> Gpus {
+    let rank = common::rank();
+    let node = FakeNode::plain().tool("mpirun").runs(MPIRUN);
+    let gpus = Gpus::on(node, 1, &one_gpu(0.000_001, "anything that moves"));
+    let worker = gpus.path("worker");
     std::fs::write(
         &worker,
         WORKER.replace("RANK \"", &format!("'{}' \"", rank.display())),
     )
     .unwrap();
     std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Hosts {
-        dhc: Dhc::on(FakeNode::plain().tool("mpirun").runs(MPIRUN)),
-        libraries: libraries(GpuLibraries::in_folder(folder.path(), 1)),
-        folder,
-    }
+    gpus.with(libraries)
 }
 
-impl Hosts {
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
+impl Gpus {
     /// The search over all hosts, whose groups have so long.
     fn run(&self, deadline: &str) -> Outcome {
         let nccl = format!("nccl-allreduce.libnccl={}", self.libraries.nccl().display());
         let cuda = format!("nccl-allreduce.libcuda={}", self.libraries.cuda().display());
-        let table = self.path("one-gpu.toml").display().to_string();
+        let table = self.table();
         let worker = self.path("worker").display().to_string();
         let nodes = HOSTS.join(",");
         let mut args = vec!["--level", "cluster", "--check", "nccl-allreduce"];
@@ -98,14 +63,9 @@ impl Hosts {
     }
 }
 
-fn groups(outcome: &Outcome) -> Vec<&GroupReport> {
-    let search = &outcome.report.cluster.as_ref().unwrap().searches[0];
-    search.waves.iter().flat_map(|wave| &wave.groups).collect()
-}
-
 /// Why the group of all hosts did not come to its end.
 fn why_of_whole(outcome: &Outcome) -> &str {
-    groups(outcome)[0].error.as_deref().unwrap_or_default()
+    outcome.groups()[0].error.as_deref().unwrap_or_default()
 }
 
 /// Each host that is not well, with the class of its fault if it has one.
@@ -147,7 +107,7 @@ fn hosts_that_are_well_are_good_together() {
 #[test]
 fn a_host_whose_driver_hangs_is_named_while_the_others_wait_for_it() {
     let outcome = hosts(|all| all.cuda_fault_on("n3", "cuInit", 0, "\"hangs\"")).run("20s");
-    assert_eq!(groups(&outcome)[0].named, ["n3"]);
+    assert_eq!(outcome.groups()[0].named, ["n3"]);
     let why = why_of_whole(&outcome);
     for words in [
         "ended by dhc before its deadline",
@@ -164,7 +124,7 @@ fn a_first_rank_that_cannot_make_the_communicator_s_id_is_named() {
     let outcome =
         hosts(|all| all.nccl_fault_on("n1", "ncclGetUniqueId", 0, "\"hangs\"")).run("20s");
     assert_eq!(
-        groups(&outcome)[0].named,
+        outcome.groups()[0].named,
         ["n1"],
         "{}",
         why_of_whole(&outcome)
@@ -177,7 +137,7 @@ fn a_first_rank_that_cannot_make_the_communicator_s_id_is_named() {
 fn a_host_that_hangs_inside_the_communicator_s_start_is_found_by_the_groups_that_it_stops() {
     let outcome =
         hosts(|all| all.nccl_fault_on("n3", "ncclCommInitRank", 0, "\"hangs\"")).run("12s");
-    let whole = groups(&outcome)[0];
+    let whole = outcome.groups()[0];
     assert_eq!((whole.outcome.as_str(), whole.named.len()), ("failed", 0));
     let why = why_of_whole(&outcome);
     for words in [
@@ -195,7 +155,7 @@ fn a_host_whose_network_breaks_off_is_found_by_the_groups_that_end_in_errors_and
     let broken =
         |all: GpuLibraries| all.nccl_fault_on("n2", "ncclAllReduce", 10, "\"disconnects\"");
     let outcome = hosts(broken).run("15s");
-    let whole = groups(&outcome)[0];
+    let whole = outcome.groups()[0];
     assert_eq!((whole.outcome.as_str(), whole.named.len()), ("failed", 0));
     let why = why_of_whole(&outcome);
     for words in [
@@ -244,7 +204,7 @@ fn a_host_that_has_too_little_of_something_is_told_and_not_accused() {
         why.contains("n2 failed (ncclCommInitRank: ") && why.contains("out of memory"),
         "{why}"
     );
-    assert_eq!(groups(&outcome)[0].outcome, "unknown");
+    assert_eq!(outcome.groups()[0].outcome, "unknown");
     let accused = unwell(&outcome).into_iter();
     assert_eq!(
         accused

@@ -4,8 +4,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Dhc, Outcome};
-use dhc_fixtures::{FakeNode, GpuLibraries};
+use common::Outcome;
+use common::gpus::Gpus;
+use dhc_fixtures::FakeNode;
 use dhc_thresholds::{CheckReport, Ending, Status, Value};
 
 /// A type with EFA and two GPUs, on which everything is fast enough.
@@ -26,36 +27,13 @@ source = "anything that moves"
 "#;
 
 /// A machine with two GPUs, its libraries, and dhc on it.
-struct Gpus {
-    dhc: Dhc,
-    folder: tempfile::TempDir,
-    libraries: GpuLibraries,
-}
-
 fn two_gpus() -> Gpus {
-    let worker = Path::new(env!("CARGO_BIN_EXE_dhc")).with_file_name("dhc-rank");
-    assert!(
-        worker.is_file(),
-        "dhc-rank is not built: cargo build --package dhc-rank"
-    );
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("two-gpus.toml"), TWO_GPUS).expect("it can be written");
+    common::rank();
     let mpirun = "export OMPI_MCA_mpi_yield_when_idle=1\nexec /usr/bin/mpirun \"$@\"";
-    Gpus {
-        dhc: Dhc::on(FakeNode::plain().tool("mpirun").runs(mpirun)),
-        libraries: GpuLibraries::in_folder(folder.path(), 2),
-        folder,
-    }
+    Gpus::on(FakeNode::plain().tool("mpirun").runs(mpirun), 2, TWO_GPUS)
 }
 
 impl Gpus {
-    fn with(self, change: impl FnOnce(GpuLibraries) -> GpuLibraries) -> Gpus {
-        Gpus {
-            libraries: change(self.libraries),
-            ..self
-        }
-    }
-
     fn run(&self) -> Outcome {
         self.run_with(&self.libraries.nccl(), &self.libraries.cuda(), &[])
     }
@@ -66,8 +44,7 @@ impl Gpus {
     }
 
     fn command(&self, nccl: &Path, cuda: &Path, more: &[&str]) -> std::process::Command {
-        let table = self.folder.path().join("two-gpus.toml");
-        let table = table.display().to_string();
+        let table = self.table();
         let nccl = format!("nccl-allreduce.libnccl={}", nccl.display());
         let cuda = format!("nccl-allreduce.libcuda={}", cuda.display());
         let mut args = vec![
@@ -110,13 +87,7 @@ fn assert_could_not(outcome: &Outcome, words: &[&str]) {
         assert!(error.contains(word), "`{word}` is not in: {error}");
     }
     assert_eq!(outcome.exit, 4, "{error}");
-    assert!(
-        outcome
-            .report
-            .nodes
-            .iter()
-            .all(|node| node.status != Status::Fail)
-    );
+    assert!(outcome.accused().is_empty(), "{:?}", outcome.accused());
 }
 
 #[test]
@@ -193,7 +164,7 @@ fn a_sum_that_is_wrong_on_one_gpu_is_corruption_and_names_it() {
 #[test]
 fn a_library_that_is_missing_is_named_with_what_to_do() {
     let gpus = two_gpus();
-    let nowhere = gpus.folder.path().join("nowhere.so");
+    let nowhere = gpus.path("nowhere.so");
     let outcome = gpus.run_with(&nowhere, &gpus.libraries.cuda(), &[]);
     assert_could_not(
         &outcome,
@@ -268,13 +239,7 @@ fn a_collective_that_hangs_ends_at_its_deadline() {
     // What was measured before is kept.
     let measured = |one: &dhc_thresholds::Measurement| one.metric == "nccl.allreduce.network";
     assert!(record.measurements.iter().any(measured), "{record:?}");
-    assert!(
-        outcome
-            .report
-            .nodes
-            .iter()
-            .all(|node| node.status != Status::Fail)
-    );
+    assert!(outcome.accused().is_empty(), "{:?}", outcome.accused());
 }
 
 #[test]

@@ -7,12 +7,8 @@
 
 mod common;
 
-use common::{Dhc, Outcome};
+use common::{Dhc, Outcome, ROLL_CALL};
 use dhc_fixtures::FakeNode;
-use dhc_thresholds::{GroupReport, Status};
-
-const ROLL_CALL: &str = "case \"$*\" in *roll_call*) \
-     echo '{\"hello\":{\"rank\":0,\"host\":\"'\"${2%%:*}\"'\",\"boot\":\"b\",\"pid\":1}}';; esac";
 
 /// Four Trainium nodes by addresses of this machine, with an `nccom-test` of these lines.
 fn four_nodes(script: &str) -> Dhc {
@@ -57,17 +53,11 @@ fn table(slow_host: &str, factor: u32) -> String {
     )
 }
 
-fn groups(outcome: &Outcome) -> Vec<&GroupReport> {
-    let cluster = outcome.report.cluster.as_ref();
-    let search = &cluster.expect("the cluster level was run").searches[0];
-    search.waves.iter().flat_map(|wave| &wave.groups).collect()
-}
-
 #[test]
 fn all_nodes_are_measured_together_at_the_first_one_s_address() {
     let dhc = four_nodes(&table("nobody", 1));
     let outcome = run(&dhc);
-    let whole = groups(&outcome)[0];
+    let whole = outcome.groups()[0];
     assert_eq!(whole.nodes.len(), 4, "{:?}", outcome.report);
     let calls = dhc.node.calls("nccom-test");
     assert!(
@@ -94,14 +84,12 @@ fn all_nodes_are_measured_together_at_the_first_one_s_address() {
 #[test]
 fn a_node_that_makes_its_groups_slow_is_named() {
     let outcome = run(&four_nodes(&table("127.0.0.3", 10)));
-    let accused: Vec<&str> = outcome
-        .report
-        .nodes
-        .iter()
-        .filter(|node| node.status == Status::Fail)
-        .map(|node| node.name.as_str())
-        .collect();
-    assert_eq!(accused, ["127.0.0.3"], "{:?}", outcome.report.cluster);
+    assert_eq!(
+        outcome.accused(),
+        ["127.0.0.3"],
+        "{:?}",
+        outcome.report.cluster
+    );
     assert_eq!(outcome.exit, 2);
 }
 
@@ -113,18 +101,13 @@ fn a_wrong_result_is_corruption_and_a_tool_that_cannot_run_is_nobody_s_fault() {
         "{refuses}{header}echo '67108864 16777216 fp32 6710 10.0 19.8 ERROR: mismatch'\necho '1 errors found - test failed'; exit 1"
     );
     let outcome = run(&four_nodes(&wrong));
-    assert_eq!(groups(&outcome)[0].outcome, "corrupted");
+    assert_eq!(outcome.groups()[0].outcome, "corrupted");
     assert_eq!(outcome.exit, 2);
 
     let cannot = format!(
         "{refuses}{header}echo '67108864 Failure running neuron-bench - log file /tmp/log'\necho '1 errors found - test failed'; exit 1"
     );
     let outcome = run(&four_nodes(&cannot));
-    let nobody = outcome
-        .report
-        .nodes
-        .iter()
-        .all(|node| node.status != Status::Fail);
-    assert!(nobody, "{:?}", outcome.report.nodes);
+    assert!(outcome.accused().is_empty(), "{:?}", outcome.report.nodes);
     assert_eq!(outcome.exit, 4, "{:?}", outcome.report.cluster);
 }

@@ -175,6 +175,12 @@ fn failed_work_counts_from_the_last_reading_on() {
         ),
         ("neuron2/core0/exec_bad_input", Some(2.0))
     );
+    // One that went back was cleared, by a reload of the driver for one, and what it shows has come since.
+    dhc.node = counter(3);
+    let outcome = dhc.run(&args);
+    let found = outcome.findings("neuron-sysfs", Status::Warn);
+    let new = found[0].value.as_ref();
+    assert_eq!(new.and_then(dhc_thresholds::Value::number), Some(3.0));
 }
 
 #[test]
@@ -493,6 +499,59 @@ fn devices_without_their_driver_accuse_nothing_and_devices_that_are_gone_do() {
     let gone = FakeNode::trn1_32xlarge().without_neuron_devices();
     let outcome = Dhc::on(gone).run(&["--check", "neuron-count"]);
     assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot));
+}
+
+#[test]
+fn trainium_3_without_its_driver_accuses_nothing_and_its_links_are_looked_at() {
+    const FIRST: &str = "0000:cc:00.0";
+    for id in ["0x7564\n", "0x7565\n"] {
+        let device = format!("/sys/bus/pci/devices/{FIRST}/device");
+        let alone = || {
+            let others = FakeNode::trn2_48xlarge().without_neuron_devices();
+            let file = |name: &str| format!("/sys/bus/pci/devices/{FIRST}/{name}");
+            others
+                .file(&file("vendor"), "0x1d0f\n")
+                .file(&file("class"), "0x088000\n")
+                .file(&device, id)
+        };
+        let outcome = Dhc::on(alone()).check("neuron-count");
+        assert_eq!(outcome.verdict(), (Status::Error, Action::Retry), "{id}");
+        let narrow = FakeNode::trn2_48xlarge().file(&device, id).pci(FIRST);
+        let outcome = Dhc::on(narrow.narrow(1)).check("host");
+        assert_eq!(outcome.verdict(), (Status::Fail, Action::Reboot), "{id}");
+        let failed = outcome.findings("host", Status::Fail);
+        assert_eq!(failed[0].subject.name, FIRST);
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_listed_hides_no_other() {
+    const UNREAD: &str = "/sys/devices/virtual/neuron_device/neuron5";
+    let node = FakeNode::trn1_32xlarge()
+        .neuron(3)
+        .counter("sram_ecc_uncorrected", 5);
+    let outcome = quick(node.unlistable(UNREAD));
+    let failed = outcome.findings("neuron-sysfs", Status::Fail);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0].subject.name, "neuron3");
+    for (check, metric, subject) in [
+        ("neuron-sysfs", "neuron.sram.uncorrected", "neuron5"),
+        ("neuron-sysfs", "neuron.hbm.uncorrected", "neuron5"),
+        ("neuron-sysfs", "neuron.core.hardware_errors", "neuron5"),
+        ("neuron-count", "neuron.core.count", "node"),
+    ] {
+        let unknown = outcome.findings(check, Status::Unknown);
+        let is_told = |finding: &&dhc_thresholds::Finding| {
+            finding.metric == metric
+                && finding.subject.name == subject
+                && finding.message.contains("neuron5")
+        };
+        assert!(
+            unknown.into_iter().any(|finding| is_told(&finding)),
+            "{metric}"
+        );
+    }
+    assert_eq!(outcome.check("neuron-count").status, Status::Unknown);
 }
 
 #[test]

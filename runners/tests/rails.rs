@@ -3,27 +3,14 @@
 
 mod common;
 
-use common::gpu_cluster::OF_RANKS;
-use common::{Dhc, Outcome};
+use common::gpu_cluster::{OF_RANKS, SLOW, arguments, fast};
+use common::{Dhc, Outcome, ROLL_CALL};
 use dhc_fixtures::FakeNode;
-
-const SLOW: &str = include_str!("../../fixtures/outputs/nccl_tests/2.17-allreduce.txt");
-
-/// A table whose large sizes are as fast as two rails of the type have to be.
-fn fast() -> String {
-    SLOW.replace("71.35    1.84    1.84", " 0.14  936.23  936.23")
-        .replace("70.97    1.85    1.85", " 0.14  936.23  936.23")
-        .replace("402.11   41.72   41.72", " 33.55  500.07  500.07")
-        .replace("401.80   41.76   41.76", " 33.55  500.07  500.07")
-        .replace("9021.45  119.02  119.02", "2147.48  500.00  500.00")
-        .replace("9019.33  119.05  119.05", "2147.48  500.00  500.00")
-}
 
 /// Nodes whose collectives are slow whenever they may use `mlx5_1`.
 fn nodes() -> Dhc {
     let script = format!(
-        "case \"$*\" in *roll_call*) \
-         echo '{{\"hello\":{{\"rank\":0,\"host\":\"'\"${{2%%:*}}\"'\",\"boot\":\"b\",\"pid\":1}}}}'; exit;; esac\n\
+        "{ROLL_CALL}\n\
          case \"$NCCL_IB_HCA\" in *mlx5_1*) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{SLOW}EOF\n;; \
          *) awk -v n=\"$4\" '{OF_RANKS}' <<'EOF'\n{}EOF\n;; esac",
         fast()
@@ -31,26 +18,10 @@ fn nodes() -> Dhc {
     Dhc::on(FakeNode::plain().tool("mpirun").runs(&script))
 }
 
-const COMMON: [&str; 14] = [
-    "--level",
-    "cluster",
-    "--check",
-    "nccl-allreduce",
-    "--launcher",
-    "mpirun",
-    "--nodelist",
-    "n1,n2,n3,n4,n5,n6",
-    "--instance-type",
-    "BM.GPU.H100.8",
-    "--set",
-    "nccl-allreduce.gpus-per-node=1",
-    "--set",
-    "nccl-allreduce.engine=all_reduce_perf",
-];
+const NODES: &str = "n1,n2,n3,n4,n5,n6";
 
 fn run(dhc: &Dhc, args: &[&str]) -> Outcome {
-    let mut all = COMMON.to_vec();
-    all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+    let mut all = arguments(NODES);
     all.extend(args);
     dhc.run(&all)
 }
@@ -119,8 +90,7 @@ fn what_is_no_card_and_no_topology_is_told_before_anything_is_started() {
     let topology = path.to_str().expect("a plain path").to_owned();
     let refused = |args: &[&str], words: &str| {
         let dhc = nodes();
-        let mut all = COMMON.to_vec();
-        all.extend(["--worker", env!("CARGO_BIN_EXE_dhc")]);
+        let mut all = arguments(NODES);
         all.extend(args);
         let output = dhc.command("run", &all).output().expect("dhc starts");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::Dhc;
+use common::{Dhc, enforced_policy};
 use dhc_fixtures::FakeNode;
 use dhc_runners::tables;
 use dhc_thresholds::{
@@ -79,15 +79,8 @@ impl Site {
     }
 
     fn policy(&self, built_in: &str) -> PathBuf {
-        let output = Command::new(env!("CARGO_BIN_EXE_dhc"))
-            .args(["recover", "policy", built_in])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let enforced = text.replace("mode = \"observe\"", "mode = \"enforce\"");
-        assert_ne!(text, enforced);
         let path = self.path(&format!("{built_in}.toml"));
-        std::fs::write(&path, enforced).unwrap();
+        std::fs::write(&path, enforced_policy(built_in)).unwrap();
         path
     }
 

@@ -106,7 +106,7 @@ fn an_expired_result_and_one_of_another_boot_are_unknown() {
     old.run(&["--check", "nvlink", "--valid-for", "1ms"]);
     let (exit, line) = plugin(&old, "DhcGpuUnhealthy");
     assert_eq!(exit, 2);
-    assert!(line.starts_with("the last result expired at 20"), "{line}");
+    assert!(line.starts_with("the result expired at 20"), "{line}");
 
     let dhc = Dhc::on(FakeNode::p5_48xlarge());
     dhc.run(&["--check", "nvlink"]);
@@ -120,6 +120,16 @@ fn an_expired_result_and_one_of_another_boot_are_unknown() {
     let seen = rebooted.command("status", &[]).output().unwrap();
     assert_eq!(seen.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&seen.stderr).contains("before this boot"));
+}
+
+#[test]
+fn an_expired_result_hides_none_that_still_holds() {
+    let dhc = Dhc::on(FakeNode::of("p5.48xlarge-link-down"));
+    assert_eq!(dhc.run(&["--check", "nvlink"]).exit, 2);
+    for _ in 0..40 {
+        dhc.run(&["--check", "gpu-count", "--valid-for", "1ms"]);
+    }
+    assert_eq!(plugin(&dhc, "DhcGpuUnhealthy").0, 1);
 }
 
 #[test]

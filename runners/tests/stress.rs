@@ -226,7 +226,7 @@ fn a_plain_run_leaves_stress_out_and_says_how_to_ask_for_it() {
     let stress = ["cpu-stress", "memory-stress", "disk-stress"];
     for check in stress {
         match &outcome.check(check).record.ending {
-            Ending::Skipped { reason } => assert!(reason.contains("--tag stress"), "{reason}"),
+            Ending::Skipped { reason, .. } => assert!(reason.contains("--tag stress"), "{reason}"),
             other => panic!("{check}: {other:?}"),
         }
     }
@@ -557,7 +557,7 @@ fn a_budget_is_kept_and_what_is_left_out_for_it_is_named() {
     let outcome = dhc.run(&["--budget", "8s"]);
     let checks = &outcome.report.nodes[0].checks;
     let left_out = |name: &str| match &outcome.check(name).record.ending {
-        Ending::Skipped { reason } => reason.clone(),
+        Ending::Skipped { reason, .. } => reason.clone(),
         other => format!("{other:?}"),
     };
     for check in ["gpu-count", "nvlink", "gpu-memory", "host"] {

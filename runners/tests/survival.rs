@@ -9,6 +9,7 @@ mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -673,6 +674,24 @@ fn links_in_the_way_are_not_followed() {
     std::fs::remove_file(dhc.state().join("runs")).unwrap();
     std::fs::set_permissions(dhc.state(), std::fs::Permissions::from_mode(0o777)).unwrap();
     refused("the state directory is open to all");
+    std::fs::set_permissions(dhc.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    give(&dhc.state(), "65534");
+    refused("the state directory belongs to somebody else");
+    give(
+        &dhc.state(),
+        &rustix::process::geteuid().as_raw().to_string(),
+    );
+}
+
+/// Gives a file to another user.
+fn give(path: &Path, user: &str) {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut chown = Command::new(if is_root { "chown" } else { "sudo" });
+    if !is_root {
+        chown.args(["-n", "chown"]);
+    }
+    let done = chown.arg(user).arg(path).status().unwrap();
+    assert!(done.success());
 }
 
 #[test]
@@ -830,6 +849,11 @@ fn what_is_wrong_in_a_threshold_file_is_named_with_line_and_column() {
         ("subjects = 1", "subjects = nan", ":7:12: `subjects` is NaN"),
         ("subjects = 1", "subjects = -1", ":7:12: `subjects` is -1"),
         ("subjects = 1", "subjects = 1.5", ":7:12: `subjects` is 1.5"),
+        (
+            "fail_below = 1",
+            "fail_below = { hardware = \"gpus\" }",
+            ":6:14: expected a number, or the count of some hardware",
+        ),
         ("2024-02-29", "yesterday", ":9:16: `yesterday` is not a day"),
         (
             "2024-02-29",
@@ -940,6 +964,27 @@ fn firmware_that_contradicts_the_named_type_is_told() {
     ]);
     assert!(!right.stderr.contains("warning"), "{}", right.stderr);
     assert_eq!(right.report.nodes[0].identity.contradicting_type, None);
+    // Nor does a table of one's own contradict anything, unless it is for another of the types that dhc knows.
+    let table = dhc.state.path().join("mine.toml");
+    let judged_by = |instance_type: &str| {
+        let text = format!("schema = \"dhc.thresholds/1\"\ninstance_type = \"{instance_type}\"\n");
+        std::fs::write(&table, text).unwrap();
+        let file = table.to_str().unwrap();
+        let outcome = dhc.run(&["--check", "gpu-count", "--thresholds", file]);
+        let warned = outcome.stderr.contains("warning: ");
+        let identity = &outcome.report.nodes[0].identity;
+        assert_eq!(
+            warned,
+            identity.contradicting_type.is_some(),
+            "{}",
+            outcome.stderr
+        );
+        (warned, outcome.verdict().0)
+    };
+    assert_eq!(judged_by("home-lab-1"), (false, Status::Unknown));
+    assert_eq!(judged_by("p5en.48xlarge"), (true, Status::Fail));
+    // A table of the type's own name begins with what dhc knows of it.
+    assert_eq!(judged_by("p5.48xlarge"), (false, Status::Pass));
 }
 
 #[test]
@@ -1050,6 +1095,20 @@ fn a_stale_result_is_refused_where_somebody_would_act_on_it() {
     let (exit, stderr) = judge(&dhc, 0, &["--current"]);
     assert!(exit == Some(4) && stderr.contains("expired"), "{stderr}");
     assert_eq!(judge(&dhc, 1, &["--current"]).0, Some(0));
+    // Nor is one that has yet to begin.
+    let file = dhc.runs()[1].join("result.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let report = Report::parse(text.as_bytes()).unwrap();
+    let later = text
+        .replace(&report.run.started_at, "2099-01-01T00:00:00Z")
+        .replace(&report.run.expires_at, "2099-01-02T00:00:00Z");
+    std::fs::write(&file, later).unwrap();
+    let (exit, stderr) = judge(&dhc, 1, &["--current"]);
+    assert!(
+        exit == Some(4) && stderr.contains("yet to come"),
+        "{stderr}"
+    );
+    std::fs::write(&file, text).unwrap();
     let rebooted = FakeNode::trn1_32xlarge().file(
         "/proc/sys/kernel/random/boot_id",
         "11111111-2222-3333-4444-555555555555\n",
@@ -1276,6 +1335,34 @@ fn a_stored_result_can_be_judged_by_another_table() {
         (2, (Status::Fail, Action::Reboot))
     );
     assert_eq!(judged.report.judged_by.instance_type, "mine");
+}
+
+/// Where no cards were expected none were looked for, and a table that asks for them cannot call that a pass.
+#[test]
+fn what_was_left_out_for_want_of_hardware_is_no_pass_under_a_table_that_asks_for_it() {
+    let dhc = Dhc::on(FakeNode::trn1_32xlarge());
+    let run = dhc.run(&["--check", "neuron-count,gpu-count"]);
+    assert_eq!(run.verdict().0, Status::Pass);
+    let table = dhc.state.path().join("mine.toml");
+    let text = "schema = \"dhc.thresholds/1\"\ninstance_type = \"trn1.32xlarge\"\n\
+                [[hardware]]\nkind = \"nvidia_gpu\"\ncount = 2\nsource = \"t\"\n";
+    std::fs::write(&table, text).unwrap();
+    let result = dhc.runs()[0].to_str().unwrap().to_owned();
+    let args = [result.as_str(), "--thresholds", table.to_str().unwrap()];
+    let judged = outcome(
+        dhc.command("judge", &args)
+            .args(["--format", "json"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!((judged.exit, judged.verdict().0), (3, Status::Unknown));
+    let unknown = judged.findings("gpu-count", Status::Unknown);
+    assert!(
+        unknown[0].message.contains("has 2; run it again"),
+        "{unknown:?}"
+    );
+    // What the user left out is left out under every table.
+    assert_eq!(judged.check("nvlink").status, Status::Skip);
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn without_jax_the_cpu_is_trained_only_where_somebody_asks_for_it() {
     let plain = || FakeNode::plain().tool("python3");
     for node in [plain().missing(), plain().prints("", 3)] {
         let outcome = unnamed(node, &[]);
-        let Ending::Skipped { reason } = &outcome.check("cpu-training").record.ending else {
+        let Ending::Skipped { reason, .. } = &outcome.check("cpu-training").record.ending else {
             panic!("{:?}", outcome.check("cpu-training"))
         };
         assert!(reason.contains("has no JAX"), "{reason}");

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Action, Faults};
+use crate::hardware::Hardware;
 use crate::measurement::{At, Ending, Measurement, Metric, Record, Role, Subject};
 use crate::peers::unlike_its_peers;
 use crate::table::{Limit, Number, Table};
@@ -131,12 +132,8 @@ pub struct Verdict {
 
 /// Judges what a check recorded under `table`. `metrics` are those that the check declares.
 pub fn judge(record: &Record, metrics: &[&Metric], table: &Table) -> Verdict {
-    if let Ending::Skipped { .. } = record.ending {
-        return Verdict {
-            status: Status::Skip,
-            action: Action::None,
-            findings: Vec::new(),
-        };
+    if let Ending::Skipped { lacks, .. } = record.ending {
+        return left_out(record, lacks, table);
     }
     let mut findings: Vec<Finding> = record
         .measurements
@@ -159,6 +156,31 @@ pub fn judge(record: &Record, metrics: &[&Metric], table: &Table) -> Verdict {
         ));
     }
     Verdict::of(findings)
+}
+
+/// A check that was not run is left out under this table as well, unless the table asks for what it was left out for want of.
+fn left_out(record: &Record, lacks: Option<Hardware>, table: &Table) -> Verdict {
+    let due = lacks.and_then(|kind| Some((kind, table.due(kind).filter(|count| *count > 0)?)));
+    let Some((kind, count)) = due else {
+        return Verdict {
+            status: Status::Skip,
+            action: Action::None,
+            findings: Vec::new(),
+        };
+    };
+    let message = format!(
+        "not run, since no {} were expected then, and `{}` has {count}; run it again under this table",
+        kind.plural(),
+        table.instance_type
+    );
+    let (status, unit) = (Status::Unknown, Unit::State);
+    Verdict::of(vec![unjudged(
+        status,
+        &record.check,
+        Subject::node(),
+        unit,
+        message,
+    )])
 }
 
 impl Verdict {
@@ -465,14 +487,30 @@ fn ending(record: &Record) -> Option<Finding> {
     let (status, message) = match &record.ending {
         Ending::Finished | Ending::Skipped { .. } => return None,
         Ending::Failed { error } => (Status::Error, error.clone()),
-        Ending::TimedOut { after_ms } => (
-            Status::Error,
-            format!(
-                "the check was stopped at its deadline after {after_ms} ms; run `dhc run --check {}` alone, with a \
-                 longer --deadline if the node is merely slow",
-                record.check
-            ),
-        ),
+        Ending::TimedOut {
+            after_ms,
+            doing,
+            of_the_run,
+        } => {
+            let doing = if doing.is_empty() {
+                String::new()
+            } else {
+                format!(": {doing}")
+            };
+            let message = if *of_the_run {
+                format!(
+                    "the run's own deadline stopped the check after {after_ms} ms{doing}; give the run a longer \
+                     --run-deadline, or fewer checks"
+                )
+            } else {
+                format!(
+                    "the check was stopped at its deadline after {after_ms} ms{doing}; run `dhc run --check {}` alone, \
+                     with a longer --deadline if the node is merely slow",
+                    record.check
+                )
+            };
+            (Status::Error, message)
+        }
         Ending::Killed { signal } => (
             Status::Error,
             format!(

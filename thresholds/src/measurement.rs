@@ -7,6 +7,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hardware::Hardware;
 use crate::statistics::Better;
 use crate::unit::{Unit, Value};
 
@@ -223,6 +224,12 @@ pub enum Ending {
     TimedOut {
         /// After how many milliseconds.
         after_ms: u64,
+        /// What it was doing then, in its own last words, if it had any.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        doing: String,
+        /// Whether it was the deadline of the whole run, which came before its own.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        of_the_run: bool,
     },
     /// Its process died of a signal.
     Killed {
@@ -235,6 +242,9 @@ pub enum Ending {
     Skipped {
         /// Why.
         reason: String,
+        /// The hardware for want of which it was not, if that is why: under a table that asks for it nothing was looked at.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lacks: Option<Hardware>,
     },
 }
 

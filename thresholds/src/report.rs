@@ -13,7 +13,7 @@ use crate::cluster::ClusterReport;
 use crate::fault::{Action, Fault, Faults};
 use crate::fleet::FleetReport;
 use crate::judge::{Finding, Status, Verdict, judge};
-use crate::measurement::{Device, Ending, Metric, Record};
+use crate::measurement::{Device, Ending, Metric, Record, Subject};
 use crate::table::Table;
 
 /// What `schema` says in a result that this version reads and writes.
@@ -117,7 +117,8 @@ pub struct Identity {
     /// How the instance type was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_type_from: Option<String>,
-    /// The instance type that firmware names, where that is another: what is due of the one is held against the other.
+    /// The instance type that firmware names, where the user or the table means another: what is due of the one is held against
+    /// the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contradicting_type: Option<String>,
     /// The cloud's region that the node is in, if the environment or the cloud tells.
@@ -210,7 +211,7 @@ impl CheckReport {
     /// Why it was not run, if it was left out.
     pub fn skipped(&self) -> Option<&str> {
         match &self.record.ending {
-            Ending::Skipped { reason } => Some(reason),
+            Ending::Skipped { reason, .. } => Some(reason),
             _ => None,
         }
     }
@@ -378,41 +379,70 @@ pub enum ReportError {
 }
 
 /// Every device that a check saw, once; several checks may know different things of the same device, and under different
-/// names: the kernel's log calls a GPU by its address on the bus, and recovery tooling looks for the UUID.
+/// names: the kernel's log calls a GPU by its address on the bus, and recovery tooling looks for the UUID. Two devices that
+/// checks call by one name, since each numbers them in its own way, stay two.
 fn devices(checks: &[CheckReport]) -> Vec<Device> {
-    let mut all: BTreeMap<_, Device> = BTreeMap::new();
+    let mut all: Vec<Device> = Vec::new();
     for device in checks.iter().flat_map(|check| &check.record.devices) {
-        let known = all.entry(device.subject.clone()).or_insert_with(|| Device {
-            subject: device.subject.clone(),
-            identity: BTreeMap::new(),
-        });
-        for (key, value) in &device.identity {
-            known
-                .identity
-                .entry(key.clone())
-                .or_insert_with(|| value.clone());
+        let known = all
+            .iter_mut()
+            .find(|known| known.subject == device.subject && is_same(known, device));
+        match known {
+            Some(known) => learn(known, device),
+            None => all.push(device.clone()),
         }
     }
-    let mut at_address: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for device in all.values() {
-        if let Some(bdf) = device.identity.get("bdf") {
-            let known = at_address.entry(bdf.clone()).or_default();
-            let new = device
-                .identity
-                .iter()
-                .filter(|(key, _)| !known.contains_key(*key));
-            let new: Vec<_> = new
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect();
-            known.extend(new);
+    all.sort_by(|one, other| one.subject.cmp(&other.subject));
+    let seen = all.clone();
+    for device in &mut all {
+        let Some(bdf) = device.identity.get("bdf").cloned() else {
+            continue;
+        };
+        let here = seen
+            .iter()
+            .filter(|known| known.identity.get("bdf") == Some(&bdf));
+        for known in here {
+            if is_same(device, known) {
+                learn(device, known);
+            }
         }
     }
-    for device in all.values_mut() {
-        if let Some(bdf) = device.identity.get("bdf") {
-            device.identity = at_address[bdf].clone();
-        }
+    all
+}
+
+/// What no two devices of a node have in common, unless they are parts of one that is replaced as a whole.
+const NAMES_ONE: [&str; 3] = ["serial", "uuid", "bdf"];
+
+/// Whether nothing that is told of both says that they are two.
+fn is_same(one: &Device, other: &Device) -> bool {
+    NAMES_ONE.iter().all(
+        |key| match (one.identity.get(*key), other.identity.get(*key)) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        },
+    )
+}
+
+/// Adds what is known of a device elsewhere.
+fn learn(device: &mut Device, known: &Device) {
+    for (key, value) in &known.identity {
+        let entry = device.identity.entry(key.clone());
+        entry.or_insert_with(|| value.clone());
     }
-    all.into_values().collect()
+}
+
+/// The device that a check's finding is about. Where devices share its name, it is the one that the check itself saw.
+fn device_of<'a>(
+    subject: &Subject,
+    check: &CheckReport,
+    devices: &'a [Device],
+) -> Option<&'a Device> {
+    let has_name = |device: &&Device| device.subject.name == subject.device();
+    let own = check.record.devices.iter().find(has_name);
+    devices
+        .iter()
+        .filter(|device| has_name(device))
+        .find(|device| own.is_none_or(|own| is_same(own, device)))
 }
 
 fn check_faults(check: &CheckReport, devices: &[Device]) -> Vec<FaultReport> {
@@ -429,14 +459,14 @@ fn check_faults(check: &CheckReport, devices: &[Device]) -> Vec<FaultReport> {
             continue;
         };
         let fault = faults.get(class);
-        let device = devices
-            .iter()
-            .find(|device| device.subject.name == finding.subject.device());
+        let device = device_of(&finding.subject, check, devices);
         reports.push(FaultReport {
             class: class.clone(),
             action: finding.action,
             rule: fault.map_or(2, |fault| fault.rule),
-            advice: fault.map_or_else(String::new, |fault| advice(fault, finding, &check.check)),
+            advice: fault.map_or_else(String::new, |fault| {
+                advice(fault, finding, &check.check) + &which_one(finding, device, devices)
+            }),
             check: check.check.clone(),
             finding: finding.clone(),
             device: device
@@ -446,6 +476,22 @@ fn check_faults(check: &CheckReport, devices: &[Device]) -> Vec<FaultReport> {
         });
     }
     reports
+}
+
+/// By what a person tells the device of a finding from others that are called the same.
+fn which_one(finding: &Finding, device: Option<&Device>, devices: &[Device]) -> String {
+    let name = finding.subject.device();
+    let namesakes = devices.iter().filter(|one| one.subject.name == name);
+    let key = NAMES_ONE.iter().find_map(|key| {
+        let told = device?.identity.get(*key)?;
+        Some(format!("{key} {told}"))
+    });
+    match key {
+        Some(key) if namesakes.count() > 1 => {
+            format!("; checks call different devices {name}, this is the one with {key}")
+        }
+        _ => String::new(),
+    }
 }
 
 /// What a person should do about a finding. What a class asks for beyond a look is for those that failed.

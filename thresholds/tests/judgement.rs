@@ -1,26 +1,15 @@
 //! The rules of judgement, one test each, through the public door.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
+use common::{SPEED, STATE};
 use dhc_thresholds::{
     Action, Ending, Gap, Measurement, Metric, Record, Role, Status, Subject, Table, Unit, Value,
     Verdict, judge,
 };
 use proptest::prelude::*;
 
-const SPEED: Metric = Metric {
-    name: "nic.speed",
-    unit: Unit::GigabytesPerSecond,
-    about: "how fast the card is",
-    role: Role::Required,
-    fault: "nic.performance",
-};
-const STATE: Metric = Metric {
-    name: "nic.state",
-    unit: Unit::State,
-    about: "up or down",
-    role: Role::Judged,
-    fault: "nic.port_down",
-};
 const HEAT: Metric = Metric {
     name: "nic.heat",
     unit: Unit::Celsius,
@@ -240,7 +229,7 @@ fn a_check_that_could_not_look_is_an_error_and_accuses_nothing() {
         Ending::Failed {
             error: "dcgmi is not installed".into(),
         },
-        Ending::TimedOut { after_ms: 5000 },
+        timed_out(),
         Ending::Killed { signal: 11 },
     ] {
         let verdict = verdict(ending, two(|_| 15.0));
@@ -251,9 +240,48 @@ fn a_check_that_could_not_look_is_an_error_and_accuses_nothing() {
     }
 }
 
+fn timed_out() -> Ending {
+    Ending::TimedOut {
+        after_ms: 5000,
+        doing: "asking gpu3".to_owned(),
+        of_the_run: false,
+    }
+}
+
+/// What is said of a check with this ending, as it stands in a stored result.
+fn said_of(ending: &str) -> String {
+    let ending: Ending = serde_json::from_str(ending).unwrap();
+    let verdict = verdict(ending, two(|_| 15.0));
+    let error = verdict
+        .findings
+        .into_iter()
+        .find(|finding| finding.status == Status::Error);
+    error.unwrap().message
+}
+
+#[test]
+fn a_check_that_was_stopped_says_what_it_was_doing_and_whose_deadline_it_was() {
+    let own = said_of(r#"{"how": "timed_out", "after_ms": 5000, "doing": "asking gpu3"}"#);
+    assert_eq!(
+        own,
+        "the check was stopped at its deadline after 5000 ms: asking gpu3; run `dhc run --check nic-test` alone, with a \
+         longer --deadline if the node is merely slow"
+    );
+    let of_the_run = said_of(
+        r#"{"how": "timed_out", "after_ms": 5000, "doing": "asking gpu3", "of_the_run": true}"#,
+    );
+    assert!(
+        of_the_run.contains("asking gpu3; give the run a longer --run-deadline"),
+        "{of_the_run}"
+    );
+    // A result of a dhc that did not keep this.
+    let old = said_of(r#"{"how": "timed_out", "after_ms": 5000}"#);
+    assert!(old.contains("after 5000 ms; run `dhc run"), "{old}");
+}
+
 #[test]
 fn a_limit_broken_before_the_deadline_struck_still_fails() {
-    let verdict = verdict(Ending::TimedOut { after_ms: 5000 }, two(|_| 1.0));
+    let verdict = verdict(timed_out(), two(|_| 1.0));
     assert_eq!(
         (verdict.status, verdict.action),
         (Status::Fail, Action::Reboot)
@@ -272,7 +300,8 @@ fn an_interrupted_check_is_unknown() {
 fn a_skipped_check_has_no_findings() {
     let verdict = verdict(
         Ending::Skipped {
-            reason: "no such hardware".into(),
+            reason: "left out by --skip".into(),
+            lacks: None,
         },
         Vec::new(),
     );
@@ -327,7 +356,7 @@ fn ending() -> impl Strategy<Value = Ending> {
     prop_oneof![
         Just(Ending::Finished),
         Just(Ending::Failed { error: "e".into() }),
-        Just(Ending::TimedOut { after_ms: 1 }),
+        Just(timed_out()),
         Just(Ending::Killed { signal: 9 }),
         Just(Ending::Interrupted),
     ]

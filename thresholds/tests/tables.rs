@@ -1,23 +1,12 @@
 //! What a threshold file may not say, and where the message points.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use dhc_thresholds::{Metric, Role, Table, Unit};
+mod common;
+
+use common::{SPEED, STATE};
+use dhc_thresholds::{Metric, Table};
 use proptest::prelude::*;
 
-const SPEED: Metric = Metric {
-    name: "nic.speed",
-    unit: Unit::GigabytesPerSecond,
-    about: "how fast the card is",
-    role: Role::Required,
-    fault: "nic.performance",
-};
-const STATE: Metric = Metric {
-    name: "nic.state",
-    unit: Unit::State,
-    about: "up or down",
-    role: Role::Judged,
-    fault: "nic.port_down",
-};
 const METRICS: &[&Metric] = &[&SPEED, &STATE];
 
 const HEAD: &str = "schema = \"dhc.thresholds/1\"\ninstance_type = \"test\"\n";

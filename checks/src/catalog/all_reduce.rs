@@ -154,8 +154,7 @@ pub(super) fn tell(
     for note in roster.notes() {
         record.note(note)?;
     }
-    let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
-    let whole = || Subject::new(Kind::Group, format!("{nodes} nodes"));
+    let nodes = group.size();
     for (node, state) in roster.states() {
         let mut member = metrics
             .member
@@ -174,7 +173,10 @@ pub(super) fn tell(
             (&metrics.latency_p99, size.p99_us),
             (&metrics.latency_max, size.max_us),
         ] {
-            let mut measured = metric.of(whole(), value).at_bytes(size.bytes).among(nodes);
+            let mut measured = metric
+                .of(group.whole(), value)
+                .at_bytes(size.bytes)
+                .among(nodes);
             if metric.name == metrics.latency.name {
                 measured = measured.detail(extremes(size, launched));
             }
@@ -184,7 +186,7 @@ pub(super) fn tell(
     let verified: u64 = roster.sizes().iter().map(|size| size.verified).sum();
     if verified > 0 {
         let wrong: u64 = roster.sizes().iter().map(|size| size.wrong).sum();
-        let mut measured = metrics.wrong.of(whole(), wrong).among(nodes);
+        let mut measured = metrics.wrong.of(group.whole(), wrong).among(nodes);
         let first = roster
             .sizes()
             .iter()
@@ -201,8 +203,9 @@ pub(super) fn tell(
         record.add(measured)?;
     }
     let by_size: Vec<f64> = roster.sizes().iter().map(busbw_gb_per_s).collect();
-    if let Some(plateau) = collective::plateau(&by_size) {
-        record.add(metrics.plateau.of(whole(), plateau).among(nodes))?;
+    // The largest sizes of a sweep that was cut short may be small ones.
+    if let Some(plateau) = collective::plateau(&by_size).filter(|_| roster.is_done()) {
+        record.add(metrics.plateau.of(group.whole(), plateau).among(nodes))?;
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ pub static STATE: Metric = Metric {
     name: "cluster.node.state",
     unit: Unit::State,
     about: "what the groups with this node show: healthy, slow, hanging (stuck with it), breaking (errors with it), \
-            corrupting, absent (never answered), unresponsive (fell silent or died in every group), interrupted (did so once \
-            and then worked), or suspect",
+            corrupting, absent (never answered), unresponsive (fell silent or died in every group, or the scheduler calls it \
+            down), interrupted (did so once and then worked), or suspect",
     role: Role::Required,
     fault: "cluster.node.slow",
 };
@@ -62,9 +62,10 @@ pub static SPEC: Spec = Spec {
               only after at least three failed groups with two or more different partners that worked with others, and \
               the whole without it is measured once more; hanging or breaking in the same way, where those groups got stuck \
               or ended in errors of the collective library. A node that fell silent or died once and then worked is \
-              `interrupted`: a warning. Nobody is accused where everything is slow alike. A node that is accused is \
-              measured by itself as well, and, where --rails names the network cards, with good nodes on each of them: \
-              slow by itself is a fault inside of it, slow on one card alone is that card.",
+              `interrupted`: a warning; twice, and working in between, `suspect`; three times, hanging. Nobody is accused \
+              where everything is slow alike. A node that is accused is measured by itself as well, and, where --rails \
+              names the network cards, with good nodes on each of them: slow by itself is a fault inside of it, slow on \
+              one card alone is that card.",
     metrics: &[&STATE, &PROBABILITY, &GROUPS, &FAILED_GROUPS, &NIC_STATE],
     needs: None,
     tags: &["cluster"],

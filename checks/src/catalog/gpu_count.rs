@@ -8,10 +8,11 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
 use nvml_wrapper::{Device, Nvml};
 
-use super::gpu::{ask, budget, for_each_gpu, listed};
+use super::gpu::{Usual, ask, budget, for_each_gpu, listed};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
-use crate::host::Host;
-use crate::host::nvml::{self, Reading};
+use crate::foresight::Cause;
+use crate::host::nvml;
+use crate::host::{Host, PciKind, ReadError};
 
 const COUNT: Metric = Metric {
     name: "gpu.count",
@@ -76,7 +77,8 @@ static SPEC: Spec = Spec {
     explain: "\
 Asks NVML for every GPU and compares the number of those that answer with the instance type. NVML goes on counting a GPU
 that fell off the bus, so each one is asked for its identity, and one that does not answer is named with what is known of
-it. A GPU that is on the PCI bus and that NVML does not know is named by its address. GPUs divided by MIG or lent as virtual
+it. A GPU that is on the PCI bus and that NVML does not know is named by its address; where the driver has it and this process
+may not open it, as in a container that was given others, nothing is known of it. GPUs divided by MIG or lent as virtual
 GPUs are told apart: that is a mode, not a fault of the hardware. Where the driver itself asks for a reset or reboot, its
 word is recorded.",
     metrics: &[&COUNT, &LISTED, &STATE, &RECOVERY, &MIG, &VIRTUALISATION, &MEMORY, &PROCESSES],
@@ -98,6 +100,10 @@ impl InstanceCheck for GpuCount {
         budget(options)
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLost]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         ask(task, &SPEC, record, questions)
     }
@@ -112,14 +118,14 @@ fn questions(host: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), 
     let mut unknown = 0_u64;
     let mut silent_ones = Vec::new();
     let mut known = BTreeSet::new();
-    for_each_gpu(nvml, record, |index, gpu, record| {
+    for_each_gpu(nvml, record, |index, gpu, usual, record| {
         let subject = Subject::gpu(index);
         match gpu.and_then(|gpu| gpu.uuid().map(|uuid| (gpu, uuid))) {
             Ok((gpu, uuid)) => {
                 answering += 1;
                 record.measure(&STATE, subject.clone(), "ok")?;
-                known.extend(identity(&gpu, &subject, uuid, record)?);
-                modes(nvml, &gpu, &subject, record)
+                known.extend(identity(&gpu, &subject, uuid, usual, record)?);
+                modes(nvml, &gpu, &subject, usual, record)
             }
             Err(error) => {
                 unknown += u64::from(!silent(&subject, &error, record)?);
@@ -142,6 +148,7 @@ fn identity(
     gpu: &Device<'_>,
     subject: &Subject,
     uuid: String,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<Option<String>, CheckError> {
     let bdf = gpu.pci_info().ok().map(|pci| short_bdf(&pci.bus_id));
@@ -157,10 +164,11 @@ fn identity(
         all.into_iter()
             .filter_map(|(key, value)| Some((key, value?))),
     )?;
-    if let Ok(memory) = gpu.memory_info() {
+    if let Some(memory) = usual.heard(&MEMORY, subject, gpu.memory_info(), record)? {
         record.measure(&MEMORY, subject.clone(), memory.total >> 20)?;
     }
-    if let Ok(processes) = gpu.running_compute_processes_count() {
+    let processes = gpu.running_compute_processes_count();
+    if let Some(processes) = usual.heard(&PROCESSES, subject, processes, record)? {
         record.measure(&PROCESSES, subject.clone(), processes)?;
     }
     Ok(bdf)
@@ -171,35 +179,29 @@ fn modes(
     nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    match Reading::of(gpu.mig_mode()) {
-        Reading::Value(mig) => {
-            let word = match (mig.current, mig.pending) {
-                (0, 0) => "disabled",
-                (0, _) => "pending",
-                _ => "enabled",
-            };
-            record.measure(&MIG, subject.clone(), word)?;
-        }
-        Reading::Unsupported => {}
-        Reading::Failed(why) => record.gap(&MIG, subject.clone(), why)?,
+    if let Some(mig) = usual.heard(&MIG, subject, gpu.mig_mode(), record)? {
+        let word = match (mig.current, mig.pending) {
+            (0, 0) => "disabled",
+            (0, _) => "pending",
+            _ => "enabled",
+        };
+        record.measure(&MIG, subject.clone(), word)?;
     }
-    match Reading::of(gpu.virtualization_mode()) {
-        Reading::Value(mode) => {
-            let word = match mode {
-                GpuVirtualizationMode::Bare => "none",
-                GpuVirtualizationMode::PassThrough => "passthrough",
-                GpuVirtualizationMode::Vgpu => "vgpu",
-                GpuVirtualizationMode::HostVgpu => "host_vgpu",
-                GpuVirtualizationMode::HostVsga => "host_vsga",
-            };
-            record.measure(&VIRTUALISATION, subject.clone(), word)?;
-        }
-        Reading::Unsupported => {}
-        Reading::Failed(why) => record.gap(&VIRTUALISATION, subject.clone(), why)?,
+    let mode = gpu.virtualization_mode();
+    if let Some(mode) = usual.heard(&VIRTUALISATION, subject, mode, record)? {
+        let word = match mode {
+            GpuVirtualizationMode::Bare => "none",
+            GpuVirtualizationMode::PassThrough => "passthrough",
+            GpuVirtualizationMode::Vgpu => "vgpu",
+            GpuVirtualizationMode::HostVgpu => "host_vgpu",
+            GpuVirtualizationMode::HostVsga => "host_vsga",
+        };
+        record.measure(&VIRTUALISATION, subject.clone(), word)?;
     }
-    recovery(nvml, gpu, subject, record)
+    recovery(nvml, gpu, subject, usual, record)
 }
 
 /// What the driver asks for (field 230, drivers since 570).
@@ -207,17 +209,12 @@ fn recovery(
     nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let asked = match Reading::of(nvml::field(
-        nvml,
-        gpu,
-        NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
-        0,
-    )) {
-        Reading::Value(asked) => asked,
-        Reading::Unsupported => return Ok(()),
-        Reading::Failed(why) => return record.gap(&RECOVERY, subject.clone(), why),
+    let asked = nvml::field(nvml, gpu, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0);
+    let Some(asked) = usual.heard(&RECOVERY, subject, asked, record)? else {
+        return Ok(());
     };
     let (word, class) = match asked {
         0 => ("none", "gpu.needs_reset"),
@@ -250,7 +247,7 @@ fn silent(
         NvmlError::InsufficientPower => ("no_power", "gpu.power"),
         NvmlError::NoPermission => {
             let why = "this process may not open it: a container or a device cgroup hides it; run dhc where all GPUs are \
-                       allowed (on Slurm: --gres=gpu:ALL or --exclusive)";
+                       allowed (on Slurm: --exclusive --gres=gpu:8, with as many as the node has)";
             record.gap(&STATE, subject.clone(), why)?;
             return Ok(false);
         }
@@ -272,66 +269,142 @@ fn silent(
 /// Gives GPUs that do not answer the address that they have on the PCI bus, and names those that NVML does not list.
 ///
 /// A GPU that does not answer cannot be asked for its address. NVML counts GPUs in the order of the bus, so where as many
-/// are silent as addresses are left, the one belongs to the other. Returns how many GPUs are given to virtual machines, so
-/// that nothing is known of them here.
+/// are silent as addresses are left, the one belongs to the other. Returns of how many GPUs nothing is known here, since they
+/// are others'.
 fn on_the_bus(
     host: &Host,
     known: &BTreeSet<String>,
     silent_ones: &[Subject],
     record: &mut Recorder<'_>,
 ) -> Result<u64, CheckError> {
-    let gpus = match host.pci_gpus() {
-        Ok(gpus) => gpus,
+    let cards = match host.pci_cards() {
+        Ok(cards) => cards,
+        // A machine without a bus has no GPU on it.
+        Err(error) if error.is_absent() => return Ok(0),
         Err(error) => {
             let why = format!("{error}, so a GPU that NVML does not list would not be seen");
             record.gap(&STATE, Subject::node(), why)?;
             return Ok(0);
         }
     };
-    for (bdf, error) in gpus.unknown {
-        if !known.contains(&bdf) {
+    for (bdf, error) in cards.unknown(PciKind::Gpu) {
+        let stands_for_others = matches!(error, ReadError::Blocked { .. });
+        if stands_for_others || !known.contains(bdf) {
             let why = format!("{error}, so it may be a GPU that NVML does not list");
             record.gap(&STATE, Subject::new(Kind::Pci, bdf), why)?;
         }
     }
-    let file = |bdf: &str, file: &str| format!("/sys/bus/pci/devices/{bdf}/{file}");
-    // A virtual function (SR-IOV) is a part of a GPU that is on the bus by itself.
-    let is_virtual = |bdf: &str| host.link(file(bdf, "physfn")).is_ok();
-    let given_away = |bdf: &String| {
-        let driver = host.link(file(bdf, "driver")).unwrap_or_default();
-        driver.rsplit('/').next() == Some("vfio-pci")
-    };
-    let left = gpus
-        .known
-        .into_iter()
-        .filter(|bdf| !known.contains(bdf) && !is_virtual(bdf));
-    let (away, left): (Vec<String>, Vec<String>) = left.partition(given_away);
-    for bdf in &away {
-        let why = "it is bound to vfio-pci, for a virtual machine to use; run dhc in that machine";
-        record.gap(&STATE, Subject::new(Kind::Gpu, bdf.as_str()), why)?;
+    let left = cards.known(PciKind::Gpu);
+    let left = left.filter(|bdf| !known.contains(*bdf) && !host.pci_is_virtual(bdf));
+    let mut left: Vec<&str> = left.collect();
+    let mut others = set_apart(host, &mut left, given_away, record)?;
+    if left.len() != silent_ones.len() {
+        others += set_apart(host, &mut left, hidden, record)?;
     }
-    let away = away.len() as u64;
     if left.len() == silent_ones.len() {
         for (subject, bdf) in silent_ones.iter().zip(left) {
-            record.device(subject.clone(), [("bdf", bdf)])?;
+            record.device(subject.clone(), [("bdf", bdf.to_owned())])?;
         }
-        return Ok(away);
+        return Ok(others);
     }
     if silent_ones.is_empty() {
         for bdf in left {
-            let subject = Subject::new(Kind::Gpu, bdf.as_str());
-            record.device(subject.clone(), [("bdf", bdf)])?;
+            let subject = Subject::new(Kind::Gpu, bdf);
+            record.device(subject.clone(), [("bdf", bdf.to_owned())])?;
             let said = "it is on the PCI bus and NVML does not list it; the driver did not start it, see the kernel's log";
             record.add(STATE.of(subject, "not_listed").detail(said))?;
         }
-        return Ok(away);
+        return Ok(others);
     }
     record.note(format!(
         "PCI addresses of GPUs that do not answer: {}",
         left.join(", ")
     ))?;
-    Ok(away)
+    Ok(others)
 }
+
+/// Takes those GPUs away of which nothing is known here, and says why; returns how many.
+fn set_apart(
+    host: &Host,
+    gpus: &mut Vec<&str>,
+    why_not_here: fn(&Host, &str) -> Option<String>,
+    record: &mut Recorder<'_>,
+) -> Result<u64, CheckError> {
+    let mut here = Vec::new();
+    let mut others = 0;
+    for bdf in gpus.drain(..) {
+        match why_not_here(host, bdf) {
+            Some(why) => {
+                record.gap(&STATE, Subject::new(Kind::Gpu, bdf), why)?;
+                others += 1;
+            }
+            None => here.push(bdf),
+        }
+    }
+    *gpus = here;
+    Ok(others)
+}
+
+/// Why a GPU is not this machine's, if it is a virtual machine's.
+fn given_away(host: &Host, bdf: &str) -> Option<String> {
+    let driver = host.pci_driver(bdf).ok().flatten();
+    let why = "it is bound to vfio-pci, for a virtual machine to use; run dhc in that machine";
+    (driver.as_deref() == Some("vfio-pci")).then(|| why.to_owned())
+}
+
+/// Why NVML may not list a GPU that is sound: it is hidden from this process, or nobody can tell whether it is.
+///
+/// The driver makes `/proc/driver/nvidia/gpus/BDF` of every GPU that it has taken, and starts one only when its device file is
+/// first opened (open-gpu-kernel-modules 595.45.04, `nv_pci_probe`, `nv_start_device`). So one that it could not start stands
+/// there too. It is told from one that is hidden by what containers leave of either:
+/// - nvidia-container-cli lays a tmpfs over `/proc/driver/nvidia`, and puts the container's GPUs alone into it and `/dev`
+///   (libnvidia-container, `nvc_mount.c`);
+/// - CDI leaves `/proc` as it is, and puts the container's GPUs alone into `/dev`. Where NVML makes the other device files, as
+///   it does under older toolkits, the device cgroup does not let them be opened (nvidia-container-toolkit, pull request 927);
+/// - a device cgroup alone, as Slurm's ConstrainDevices, leaves all files and does not let them be opened.
+fn hidden(host: &Host, bdf: &str) -> Option<String> {
+    const ELSEWHERE: &str = "it is given to others; run dhc outside of the container, or where all GPUs are allowed (on Slurm: \
+                             --gres=gpu:ALL or --exclusive)";
+    let untold = |error: &ReadError| format!("whether the driver started it is not known: {error}");
+    match host.pci_driver(bdf) {
+        Ok(Some(driver)) if driver == "nvidia" => {}
+        Ok(_) => return None,
+        Err(error) => return Some(untold(&error)),
+    }
+    let taken = match host.list(GPUS) {
+        Ok(taken) => taken,
+        Err(error) => return Some(untold(&error)),
+    };
+    let Some(name) = taken.iter().find(|name| short_bdf(name) == bdf) else {
+        return Some(format!(
+            "the driver has it, and `{GPUS}` does not show it here: {ELSEWHERE}"
+        ));
+    };
+    let path = format!("{GPUS}/{name}/information");
+    let information = match host.text(&path) {
+        Ok(information) => information,
+        Err(error) => return Some(untold(&error)),
+    };
+    let line = |key: &str| information.lines().find_map(|line| line.strip_prefix(key));
+    if line("GPU Excluded:").is_some_and(|word| word.trim() == "Yes") {
+        let why = "the driver is told to leave it out (its option NVreg_ExcludedGpus)";
+        return Some(why.to_owned());
+    }
+    let minor = line("Device Minor:").and_then(|minor| minor.trim().parse::<u32>().ok());
+    let Some(minor) = minor else {
+        return Some(format!("`{path}` does not tell its device file"));
+    };
+    let device = format!("/dev/nvidia{minor}");
+    match host.may_open(&device) {
+        Ok(true) => None,
+        Ok(false) => Some(format!("this process may not open `{device}`: {ELSEWHERE}")),
+        Err(error) if error.is_absent() => Some(format!("{error} here: {ELSEWHERE}")),
+        Err(error) => Some(untold(&error)),
+    }
+}
+
+/// Where the driver shows the GPUs that it has taken.
+const GPUS: &str = "/proc/driver/nvidia/gpus";
 
 /// NVML's `00000000:53:00.0` as the kernel writes it: the domain has four digits, or more if it needs them.
 pub(super) fn short_bdf(bus_id: &str) -> String {

@@ -11,8 +11,9 @@ use nvml_wrapper::sys_exports::field_id::{
 };
 use nvml_wrapper::{Device, Nvml};
 
-use super::gpu::{ask, budget, divided, for_each_gpu};
+use super::gpu::{Usual, ask, budget, divided, for_each_gpu};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::host::Host;
 use crate::host::nvml::{self, Reading};
 
@@ -129,7 +130,7 @@ static SPEC: Spec = Spec {
 Reads what each GPU counts about its memory: uncorrected errors since the driver was loaded and in its life, the GPU's own
 judgement of its SRAM, and what it did about errors: rows remapped (Ampere and later) or pages retired (before). A remap that
 waits for a reset is cleared by one; a remap that failed, or SRAM beyond its threshold, means that the GPU has to go. What a
-model does not have is left out; what cannot be read is unknown.",
+model does not have is left out; what cannot be read, or what one GPU does not tell and others of its model do, is unknown.",
     metrics: &[
         &ECC,
         &VOLATILE,
@@ -165,16 +166,20 @@ impl InstanceCheck for GpuMemory {
         budget(options)
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorMemory, Cause::AcceleratorSram]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         ask(task, &SPEC, record, questions)
     }
 }
 
 fn questions(_: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), CheckError> {
-    for_each_gpu(nvml, record, |index, gpu, record| {
+    for_each_gpu(nvml, record, |index, gpu, usual, record| {
         let subject = Subject::gpu(index);
         match gpu {
-            Ok(gpu) => of_gpu(nvml, &gpu, &subject, record),
+            Ok(gpu) => of_gpu(nvml, &gpu, &subject, usual, record),
             // gpu-count says what is wrong with the GPU; here only its memory is unknown.
             Err(error) => record.gap(&ECC, subject, error.to_string()),
         }
@@ -185,63 +190,57 @@ fn of_gpu(
     nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let protected = match Reading::of(gpu.is_ecc_enabled()) {
-        Reading::Value(mode) => {
-            record.measure(
-                &ECC,
-                subject.clone(),
-                if mode.currently_enabled {
-                    "enabled"
-                } else {
-                    "disabled"
-                },
-            )?;
-            mode.currently_enabled
-        }
-        Reading::Unsupported => {
-            record.measure(&ECC, subject.clone(), "unsupported")?;
-            false
-        }
+    let (word, protected) = match Reading::of(gpu.is_ecc_enabled()) {
+        Reading::Value(mode) if mode.currently_enabled => ("enabled", true),
+        Reading::Value(_) => ("disabled", false),
+        Reading::Unsupported => ("unsupported", false),
         Reading::Failed(why) => return record.gap(&ECC, subject.clone(), why),
     };
+    record.measure(&ECC, subject.clone(), word)?;
+    if word == "unsupported" {
+        usual.tells_not(&ECC, subject);
+    } else {
+        usual.tells(&ECC, subject);
+    }
+    // Without protection nothing is counted, and drivers say so in the words for what a model does not have.
     if protected {
-        let count = |kind, counter| Reading::of(gpu.total_ecc_errors(kind, counter));
-        put(
-            &VOLATILE,
-            subject,
-            count(MemoryError::Uncorrected, EccCounter::Volatile),
-            record,
-        )?;
-        put(
-            &AGGREGATE,
-            subject,
-            count(MemoryError::Uncorrected, EccCounter::Aggregate),
-            record,
-        )?;
-        put(
-            &VOLATILE_CORRECTED,
-            subject,
-            count(MemoryError::Corrected, EccCounter::Volatile),
-            record,
-        )?;
+        errors(nvml, gpu, subject, usual, record)?;
     }
-    match Reading::of(nvml::sram(nvml, gpu)) {
-        Reading::Value(sram) => {
-            record.measure(
-                &SRAM_THRESHOLD,
-                subject.clone(),
-                yes_or_no(sram.threshold_exceeded),
-            )?;
-            record.measure(&SRAM_VOLATILE, subject.clone(), sram.volatile_uncorrected)?;
-            record.measure(&SRAM_AGGREGATE, subject.clone(), sram.aggregate_uncorrected)?;
-        }
-        Reading::Unsupported => {}
-        Reading::Failed(why) => record.gap(&SRAM_THRESHOLD, subject.clone(), why)?,
+    remapped(nvml, gpu, subject, usual, record)?;
+    retired(gpu, subject, usual, record)
+}
+
+/// The errors that were counted.
+fn errors(
+    nvml: &Nvml,
+    gpu: &Device<'_>,
+    subject: &Subject,
+    usual: &mut Usual,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    use EccCounter::{Aggregate, Volatile};
+    use MemoryError::{Corrected, Uncorrected};
+    for (metric, kind, counter) in [
+        (&VOLATILE, Uncorrected, Volatile),
+        (&AGGREGATE, Uncorrected, Aggregate),
+        (&VOLATILE_CORRECTED, Corrected, Volatile),
+    ] {
+        let count = gpu.total_ecc_errors(kind, counter);
+        put(metric, subject, count, usual, record)?;
     }
-    remapped(nvml, gpu, subject, record)?;
-    retired(gpu, subject, record)
+    let Some(sram) = usual.heard(&SRAM_THRESHOLD, subject, nvml::sram(nvml, gpu), record)? else {
+        return Ok(());
+    };
+    record.measure(
+        &SRAM_THRESHOLD,
+        subject.clone(),
+        yes_or_no(sram.threshold_exceeded),
+    )?;
+    record.measure(&SRAM_VOLATILE, subject.clone(), sram.volatile_uncorrected)?;
+    record.measure(&SRAM_AGGREGATE, subject.clone(), sram.aggregate_uncorrected)
 }
 
 /// Rows remapped from Ampere on, and other repairs that newer GPUs make by themselves.
@@ -249,48 +248,37 @@ fn remapped(
     nvml: &Nvml,
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let field = |id| Reading::of(nvml::field(nvml, gpu, id, 0));
+    let field = |id| nvml::field(nvml, gpu, id, 0);
     let pending = field(NVML_FI_DEV_REMAPPED_PENDING);
-    if let (Reading::Unsupported, Some(why)) = (&pending, divided(gpu)) {
+    if let (Err(NvmlError::NotSupported), Some(why)) = (&pending, divided(gpu)) {
         return record.gap(&REMAP_PENDING, subject.clone(), why);
     }
-    put_flag(&REMAP_PENDING, subject, pending, record)?;
-    put_flag(
-        &REMAP_FAILED,
-        subject,
-        field(NVML_FI_DEV_REMAPPED_FAILURE),
-        record,
-    )?;
-    put(
-        &REMAPPED_UNCORRECTED,
-        subject,
-        field(NVML_FI_DEV_REMAPPED_UNC),
-        record,
-    )?;
-    put(
-        &REMAPPED_CORRECTED,
-        subject,
-        field(NVML_FI_DEV_REMAPPED_COR),
-        record,
-    )?;
+    put_flag(&REMAP_PENDING, subject, pending, usual, record)?;
+    let failed = field(NVML_FI_DEV_REMAPPED_FAILURE);
+    put_flag(&REMAP_FAILED, subject, failed, usual, record)?;
     let exhausted = nvml::banks_without_spare_rows(nvml, gpu).map(u64::from);
-    put(&BANKS_EXHAUSTED, subject, Reading::of(exhausted), record)?;
-    match Reading::of(nvml::repairs_pending(nvml, gpu)) {
-        Reading::Value(pending) => {
-            let word = yes_or_no(!pending.is_empty());
-            let measurement = REPAIR_PENDING.of(subject.clone(), word);
-            record.add(measurement.detail(pending.join(", ")))
-        }
-        Reading::Unsupported => Ok(()),
-        Reading::Failed(why) => record.gap(&REPAIR_PENDING, subject.clone(), why),
+    for (metric, count) in [
+        (&REMAPPED_UNCORRECTED, field(NVML_FI_DEV_REMAPPED_UNC)),
+        (&REMAPPED_CORRECTED, field(NVML_FI_DEV_REMAPPED_COR)),
+        (&BANKS_EXHAUSTED, exhausted),
+    ] {
+        put(metric, subject, count, usual, record)?;
     }
+    let repairs = nvml::repairs_pending(nvml, gpu);
+    let Some(pending) = usual.heard(&REPAIR_PENDING, subject, repairs, record)? else {
+        return Ok(());
+    };
+    let measurement = REPAIR_PENDING.of(subject.clone(), yes_or_no(!pending.is_empty()));
+    record.add(measurement.detail(pending.join(", ")))
 }
 
 fn retired(
     gpu: &Device<'_>,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let causes = [
@@ -301,26 +289,22 @@ fn retired(
         .into_iter()
         .map(|cause| gpu.retired_pages(cause).map(|pages| pages.len()))
         .collect();
-    put(
-        &RETIRED,
-        subject,
-        Reading::of(pages.map(|pages| pages.iter().sum::<usize>() as u64)),
-        record,
-    )?;
-    let pending = Reading::of(gpu.are_pages_pending_retired()).map(u64::from);
-    put_flag(&RETIRED_PENDING, subject, pending, record)
+    let pages = pages.map(|pages| pages.iter().sum::<usize>() as u64);
+    put(&RETIRED, subject, pages, usual, record)?;
+    let pending = gpu.are_pages_pending_retired().map(u64::from);
+    put_flag(&RETIRED_PENDING, subject, pending, usual, record)
 }
 
 fn put(
     metric: &Metric,
     subject: &Subject,
-    reading: Reading<u64>,
+    answer: Result<u64, NvmlError>,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    match reading {
-        Reading::Value(count) => record.measure(metric, subject.clone(), count),
-        Reading::Unsupported => Ok(()),
-        Reading::Failed(why) => record.gap(metric, subject.clone(), why),
+    match usual.heard(metric, subject, answer, record)? {
+        Some(count) => record.measure(metric, subject.clone(), count),
+        None => Ok(()),
     }
 }
 
@@ -328,13 +312,13 @@ fn put(
 fn put_flag(
     metric: &Metric,
     subject: &Subject,
-    reading: Reading<u64>,
+    answer: Result<u64, NvmlError>,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    match reading {
-        Reading::Value(flag) => record.measure(metric, subject.clone(), yes_or_no(flag != 0)),
-        Reading::Unsupported => Ok(()),
-        Reading::Failed(why) => record.gap(metric, subject.clone(), why),
+    match usual.heard(metric, subject, answer, record)? {
+        Some(flag) => record.measure(metric, subject.clone(), yes_or_no(flag != 0)),
+        None => Ok(()),
     }
 }
 

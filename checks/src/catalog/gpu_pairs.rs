@@ -12,6 +12,7 @@ use super::gpu_stress::timed;
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
+use crate::foresight::Cause;
 
 const GPUS: Metric = Metric {
     name: "gpu.pairs.gpus",
@@ -77,6 +78,10 @@ impl InstanceCheck for GpuPairs {
             expected,
             deadline: expected * 2 + Duration::from_secs(60),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLink]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dhc_thresholds::{Action, Faults, Kind, Metric, Role, Subject, Unit};
+use dhc_thresholds::{Action, Faults, Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::format::kernel_log::{KernelEvent, KernelLog, What, xid_entry};
 use crate::format::sysfs;
-use crate::host::{Host, READ_LIMIT, ReadError, evidence};
+use crate::host::{Host, PciKind, READ_LIMIT, ReadError, evidence};
 
 const MEMORY: Metric = Metric {
     name: "host.memory.size",
@@ -200,6 +201,18 @@ impl InstanceCheck for HostCheck {
         &SPEC
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        // The kernel's log tells what all others look for, if it has happened since the boot.
+        &[
+            Cause::AcceleratorLost,
+            Cause::AcceleratorLink,
+            Cause::AcceleratorMemory,
+            Cause::AcceleratorSram,
+            Cause::SystemProcessor,
+            Cause::Nic,
+        ]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         // First what says most and blocks least.
         let begun = Instant::now();
@@ -208,7 +221,7 @@ impl InstanceCheck for HostCheck {
         cpus(&task.host, record)?;
         clock(&task.host, record)?;
         let reserve = RESERVE.min(task.deadline / 2);
-        pcie(&task.host, begun + task.deadline - reserve, record)?;
+        pcie(task, begun + task.deadline - reserve, record)?;
         disks(task, record)
     }
 }
@@ -340,24 +353,6 @@ fn disks(task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     Ok(())
 }
 
-/// The vendors of the PCI functions whose links matter: NVIDIA, Amazon, Mellanox.
-const VENDORS: [&str; 3] = ["0x10de", "0x1d0f", "0x15b3"];
-
-/// What a PCI function is, if it is one whose link matters.
-fn kind_of(vendor: &str, device: &str, class: &str) -> Option<Kind> {
-    match (vendor, class.get(..4)) {
-        ("0x10de", Some("0x03")) => Some(Kind::Gpu),
-        ("0x1d0f", _) if device.starts_with("0xefa") => Some(Kind::Nic),
-        // Neuron devices: 7064 Inferentia, 7164 Trainium, 7264 Inferentia 2, 7364 Trainium 2 (aws-neuron-driver,
-        // neuron_pci.c).
-        ("0x1d0f", _) if ["0x7064", "0x7164", "0x7264", "0x7364"].contains(&device) => {
-            Some(Kind::NeuronDevice)
-        }
-        ("0x15b3", Some("0x02")) => Some(Kind::Nic),
-        _ => None,
-    }
-}
-
 /// The files of a PCI function that tell what it is, and those that are read of one whose link matters.
 const NAMES: [&str; 3] = ["vendor", "class", "device"];
 const STATES: [&str; 8] = [
@@ -453,16 +448,25 @@ impl Function {
 
     fn kind(&self) -> Option<Kind> {
         let word = |file| self.word(file).unwrap_or_default();
-        kind_of(word("vendor"), word("device"), word("class"))
+        let kind = PciKind::of(word("vendor"), word("device"), word("class"))?;
+        Some(match kind {
+            PciKind::Gpu => Kind::Gpu,
+            PciKind::Efa | PciKind::RdmaNic => Kind::Nic,
+            PciKind::Neuron => Kind::NeuronDevice,
+        })
     }
 }
 
-fn pcie(host: &Host, until: Instant, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+fn pcie(task: &Task, until: Instant, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let host = &task.host;
     let bdfs = match host.list("/sys/bus/pci/devices") {
         Ok(bdfs) => bdfs,
-        Err(error) if error.is_absent() => return record.note("the node has no PCI bus in sysfs"),
+        Err(error) if error.is_absent() => Vec::new(),
         Err(error) => return record.gap(&WIDTH_MISSING, Subject::node(), error.to_string()),
     };
+    if bdfs.is_empty() {
+        return no_function(task, record);
+    }
     let mut functions: Vec<Function> = std::thread::scope(|scope| {
         let readers: Vec<_> = (0..AT_ONCE.min(bdfs.len()))
             .map(|first| {
@@ -485,12 +489,32 @@ fn pcie(host: &Host, until: Instant, record: &mut Recorder<'_>) -> Result<(), Ch
     Ok(())
 }
 
+/// A machine need not have a PCI bus, but one that has accelerators or network cards has them there.
+fn no_function(task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
+    let on_the_bus = [
+        Hardware::NvidiaGpu,
+        Hardware::NeuronDevice,
+        Hardware::Efa,
+        Hardware::RdmaNic,
+    ];
+    let due = on_the_bus.iter().filter(|one| task.due(**one) > Some(0));
+    let due: Vec<&str> = due.map(|one| one.plural()).collect();
+    if due.is_empty() {
+        return record.note("sysfs shows no PCI function");
+    }
+    let why = format!(
+        "`/sys/bus/pci/devices` shows no function, though the instance type has {}: in a container, mount the machine's /sys",
+        due.join(" and ")
+    );
+    record.gap(&WIDTH_MISSING, Subject::node(), why)
+}
+
 fn pci_function(function: &Function, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     let bdf = function.bdf.as_str();
     let vendor = function.word("vendor");
     let Some(kind) = function.kind() else {
         // What it is cannot be told from its own files. A function that is gone since the list is none.
-        let may_matter = vendor.is_none_or(|vendor| VENDORS.contains(&vendor));
+        let may_matter = vendor.is_none_or(|vendor| !PciKind::may_be(vendor).is_empty());
         let unread = NAMES.iter().find_map(|name| function.trouble(name));
         let why = unread
             .map(ToString::to_string)

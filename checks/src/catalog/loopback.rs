@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use libfabric_sys::{Device, Library};
 
+use super::undriven::Undriven;
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
-use crate::host::{Host, ReadError};
+use crate::foresight::Cause;
+use crate::host::{Host, PciKind, ReadError};
 use crate::loopback::{self, Course, NO_SHORTCUTS, Results};
 
 /// The message size whose latency is judged, and the one whose bandwidth is.
@@ -170,7 +172,7 @@ const EFA_COUNT: Metric = Metric::new(
     "efa.device.count",
     Unit::Count,
     Role::Required,
-    "EFA cards that the kernel has",
+    "EFA cards that are there, those without a driver among them",
     "nic.missing",
 );
 const PORT_STATE: Metric = Metric::new(
@@ -214,7 +216,7 @@ static EFA_SPEC: Spec = Spec {
     name: "efa-loopback",
     about: "each EFA card exchanges messages with itself: latency, bandwidth, every byte checked, counters before and after",
     explain: "\
-Counts the EFA cards, reads the state and rate of their ports, and then makes each card exchange messages with itself
+Counts the EFA cards, of which one that is on the PCI bus and has no RDMA device wants its driver, which accuses nothing; reads the state and rate of their ports, and then makes each card exchange messages with itself
 through libfabric's efa provider, with the short cut through shared memory switched off. Latency is half a round trip;
 bandwidth is that of windows of messages, as perftest and fabtests measure them. Every byte is compared with what was
 sent. A card is silent if nothing has come of it for three seconds when its time is over; a time that ends while messages
@@ -282,18 +284,22 @@ const SOFTWARE: &[&str] = &["tcp", "net", "udp"];
 pub(super) struct Loopback {
     spec: &'static Spec,
     figures: &'static Figures,
+    foresees: &'static [Cause],
 }
 
 /// The loopback of EFA cards.
 pub(super) const EFA_LOOPBACK: Loopback = Loopback {
     spec: &EFA_SPEC,
     figures: &EFA,
+    foresees: &[Cause::Nic],
 };
 
 /// The loopback of software providers.
 pub(super) const FABRIC_LOOPBACK: Loopback = Loopback {
     spec: &FABRIC_SPEC,
     figures: &FABRIC,
+    // It is of software alone.
+    foresees: &[],
 };
 
 impl InstanceCheck for Loopback {
@@ -309,11 +315,15 @@ impl InstanceCheck for Loopback {
         }
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        self.foresees
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let begun = Instant::now();
         let on_efa = self.spec.needs == Some(Hardware::Efa);
         let cards = if on_efa {
-            efa_cards(&task.host, record)?
+            efa_cards(task, record)?
         } else {
             Vec::new()
         };
@@ -570,16 +580,32 @@ fn efa_devices(library: &Library, cards: &[String]) -> Result<Vec<(Subject, Devi
 }
 
 /// The EFA cards that the kernel has; their count, identity, and the state and rate of their ports are recorded.
-fn efa_cards(host: &Host, record: &mut Recorder<'_>) -> Result<Vec<String>, CheckError> {
+///
+/// # Errors
+/// When nobody can tell which there are, or no driver has made an RDMA device of any.
+fn efa_cards(task: &Task, record: &mut Recorder<'_>) -> Result<Vec<String>, CheckError> {
+    let host = &task.host;
     let unavailable = |error: ReadError| CheckError::Unavailable(error.to_string());
     let devices = host.rdma_devices().map_err(unavailable)?;
     let mut cards = devices.known;
     cards.retain(|card| card.is_efa);
-    if devices.unknown.is_empty() {
-        record.measure(&EFA_COUNT, Subject::node(), cards.len())?;
-    }
-    for error in devices.unknown {
+    let are_all_there = task
+        .due(Hardware::Efa)
+        .is_some_and(|due| cards.len() as u64 >= due);
+    let undriven = if are_all_there || !devices.unknown.is_empty() {
+        Ok(Undriven::none(PciKind::Efa))
+    } else {
+        Undriven::find(host, PciKind::Efa, &cards)
+    };
+    for error in devices.unknown.iter().chain(undriven.as_ref().err()) {
         record.gap(&EFA_COUNT, Subject::node(), error.to_string())?;
+    }
+    if let (Ok(undriven), true) = (&undriven, devices.unknown.is_empty()) {
+        record.measure(&EFA_COUNT, Subject::node(), cards.len() + undriven.len())?;
+        if cards.is_empty() && undriven.len() > 0 {
+            return Err(undriven.all());
+        }
+        undriven.gaps(&PORT_STATE, record)?;
     }
     for card in &cards {
         let subject = Subject::new(Kind::Nic, card.name.as_str());

@@ -26,6 +26,7 @@ mod nvlink;
 mod rdma_nic;
 pub mod roll_call;
 mod training;
+mod undriven;
 
 use crate::check::Check;
 

@@ -154,9 +154,8 @@ impl ClusterCheck for MpiAllReduce {
         all_reduce::tell(group, &launched, &METRICS, record)?;
         transports(&launched, record)?;
         if let Some(time) = launched.roster.collective() {
-            let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
-            let whole = Subject::new(Kind::Group, format!("{nodes} nodes"));
-            record.add(COLLECTIVE_TIME.of(whole, time.as_secs_f64()).among(nodes))?;
+            let measured = COLLECTIVE_TIME.of(group.whole(), time.as_secs_f64());
+            record.add(measured.among(group.size()))?;
         }
         all_reduce::ending(task, group, &launched)
     }

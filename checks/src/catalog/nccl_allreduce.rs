@@ -336,9 +336,8 @@ fn tell_table(
     gpus: u32,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
+    let nodes = group.size();
     let ranks = nodes.saturating_mul(gpus);
-    let whole = || Subject::new(Kind::Group, format!("{nodes} nodes"));
     if let Some(network) = &table.network {
         record.note(format!("NCCL: {network}"))?;
     }
@@ -371,14 +370,19 @@ fn tell_table(
             (&METRICS.algbw, row.algbw_gb_per_s()),
             (&METRICS.latency, row.time_us),
         ] {
-            record.add(metric.of(whole(), value).at_bytes(row.bytes).among(nodes))?;
+            record.add(
+                metric
+                    .of(group.whole(), value)
+                    .at_bytes(row.bytes)
+                    .among(nodes),
+            )?;
         }
     }
     let in_rows: u64 = rows.iter().filter_map(|row| row.wrong).sum();
     record.add(
         METRICS
             .wrong
-            .of(whole(), table.out_of_bounds.max(in_rows))
+            .of(group.whole(), table.out_of_bounds.max(in_rows))
             .among(nodes),
     )?;
     let by_size: Vec<f64> = rows
@@ -386,5 +390,5 @@ fn tell_table(
         .map(|row| row.all_reduce_busbw_gb_per_s(ranks))
         .collect();
     let plateau = collective::plateau(&by_size).expect("there are rows");
-    record.add(METRICS.plateau.of(whole(), plateau).among(nodes))
+    record.add(METRICS.plateau.of(group.whole(), plateau).among(nodes))
 }

@@ -3,7 +3,7 @@
 use crate::check::{CheckError, Recorder, Task, chain};
 use crate::format::nccom_test::{self, Table};
 use crate::format::neuron_sysfs::physical_per_logical;
-use crate::host::{Command, Ended, NeuronDevice, Output};
+use crate::host::{Command, Ended, NeuronDevice, Output, ReadError};
 
 /// The tool.
 pub(super) const TOOL: &str = "nccom-test";
@@ -110,20 +110,21 @@ pub(super) fn could_not_run(row: &nccom_test::FailedRow) -> CheckError {
 /// When it shows none, or cannot be asked.
 pub(super) fn logical_cores(task: &Task) -> Result<u32, CheckError> {
     let host = &task.host;
-    let devices = host
-        .neuron_devices()
-        .map_err(|error| CheckError::Unavailable(error.to_string()))?;
+    let unavailable = |error: ReadError| CheckError::Unavailable(error.to_string());
+    let devices = host.neuron_devices().map_err(unavailable)?;
     let config = host
         .environment
         .get("NEURON_LOGICAL_NC_CONFIG")
         .map(String::as_str);
-    let logical = |device: &NeuronDevice| {
+    let logical = |device: NeuronDevice| {
+        let cores = device.cores.map_err(unavailable)?;
         let name = host
             .text(format!("{}/info/architecture/device_name", device.path))
             .unwrap_or_default();
-        u32::try_from(device.cores.len()).unwrap_or(0) / physical_per_logical(&name, config)
+        Ok(u32::try_from(cores.len()).unwrap_or(0) / physical_per_logical(&name, config))
     };
-    match devices.iter().map(logical).sum() {
+    let cores: Result<u32, CheckError> = devices.into_iter().map(logical).sum();
+    match cores? {
         0 => Err(CheckError::Unavailable(
             "the Neuron driver shows no core; load it (modprobe neuron)".to_owned(),
         )),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
 
-use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
+use dhc_thresholds::{Hardware, Metric, Role, Unit};
 
 use super::nccom::{self, TOOL};
 use crate::check::{
@@ -136,7 +136,7 @@ impl ClusterCheck for NccomAllReduce {
             (BYTES_MIN, task.number(&SPEC, "max-bytes")?)
         };
         let port = u16::try_from(task.number(&SPEC, "port")?).unwrap_or(u16::MAX);
-        let nodes = u32::try_from(group.nodes.len()).unwrap_or(u32::MAX);
+        let nodes = group.size();
         let ranks = nodes.saturating_mul(cores);
         let command = Command::new(TOOL, task.deadline)
             .args(["-r", &ranks.to_string(), "-N", &nodes.to_string()])
@@ -145,7 +145,6 @@ impl ClusterCheck for NccomAllReduce {
             .args(["--check", "--non-interactive", "allr"]);
         record.progress(format!("{nodes} nodes"))?;
         let table = nccom::table(task, on_nodes(command, group, port)?, ranks, record)?;
-        let whole = || Subject::new(Kind::Group, format!("{nodes} nodes"));
         let busbw: Vec<f64> = table
             .rows
             .iter()
@@ -157,16 +156,21 @@ impl ClusterCheck for NccomAllReduce {
                 (&ALGBW, row.algbw_gb_per_s()),
                 (&LATENCY, row.time_us),
             ] {
-                record.add(metric.of(whole(), value).at_bytes(row.bytes).among(nodes))?;
+                record.add(
+                    metric
+                        .of(group.whole(), value)
+                        .at_bytes(row.bytes)
+                        .among(nodes),
+                )?;
             }
         }
         let wrong = table.failed.iter().filter(|row| row.is_wrong);
-        record.add(WRONG.of(whole(), wrong.count()).among(nodes))?;
+        record.add(WRONG.of(group.whole(), wrong.count()).among(nodes))?;
         if let Some(failed) = table.failed.iter().find(|row| !row.is_wrong) {
             return Err(nccom::could_not_run(failed));
         }
         match collective::plateau(&busbw) {
-            Some(plateau) => record.add(PLATEAU.of(whole(), plateau).among(nodes)),
+            Some(plateau) => record.add(PLATEAU.of(group.whole(), plateau).among(nodes)),
             None => Ok(()),
         }
     }

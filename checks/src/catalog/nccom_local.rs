@@ -10,6 +10,7 @@ use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
 use crate::collective;
+use crate::foresight::Cause;
 use crate::host::Command;
 
 const FAILED_SIZES: Metric = Metric {
@@ -103,6 +104,10 @@ impl InstanceCheck for NccomLocal {
             expected: Duration::from_secs(180),
             deadline: Duration::from_secs(900),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLost, Cause::AcceleratorLink]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

@@ -3,6 +3,8 @@
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
+use crate::host::{PciKind, ReadError};
 
 const DEVICES: Metric = Metric {
     name: "neuron.device.count",
@@ -49,23 +51,31 @@ impl InstanceCheck for NeuronCount {
         &SPEC
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLost]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let host = &task.host;
         let devices = host
             .neuron_devices()
             .map_err(|error| CheckError::Unavailable(error.to_string()))?;
         if devices.is_empty() {
-            let on_the_bus = host.neuron_functions().map_err(|error| {
+            let untold = |error: &ReadError| {
                 CheckError::Unavailable(format!(
                     "no driver shows a Neuron device, and the PCI bus does not tell whether one is there: {error}"
                 ))
-            })?;
-            if !on_the_bus.is_empty() {
+            };
+            let cards = host.pci_cards().map_err(|error| untold(&error))?;
+            let on_the_bus = cards.known(PciKind::Neuron).count();
+            if on_the_bus > 0 {
                 return Err(CheckError::Unavailable(format!(
-                    "{} Neuron devices are on the PCI bus and no driver shows them; load it (modprobe neuron), or install \
-                     it (package aws-neuronx-dkms), and see `dmesg` if it refuses",
-                    on_the_bus.len()
+                    "{on_the_bus} Neuron devices are on the PCI bus and no driver shows them; load it (modprobe neuron), or \
+                     install it (package aws-neuronx-dkms), and see `dmesg` if it refuses"
                 )));
+            }
+            if let Some((_, error)) = cards.unknown(PciKind::Neuron).next() {
+                return Err(untold(error));
             }
             record.note("neither the Neuron driver nor the PCI bus shows a Neuron device")?;
         }
@@ -88,7 +98,13 @@ impl InstanceCheck for NeuronCount {
                 .filter(|(_, value)| !value.is_empty()),
             )?;
             // The driver's own number and the directories must agree; the smaller one is what can be used.
-            let shown = device.cores.len() as u64;
+            let shown = match &device.cores {
+                Ok(cores) => cores.len() as u64,
+                Err(error) => {
+                    not_read = Some(error.clone());
+                    continue;
+                }
+            };
             let said = match host.number(format!("{}/core_count", device.path)) {
                 Ok(said) => said,
                 Err(error) if error.is_absent() => shown,

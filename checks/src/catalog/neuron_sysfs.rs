@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::format::neuron_sysfs::{CoreCounter, core_counter, device_fault};
 use crate::host::{Host, NeuronDevice, ReadError, Readings};
 
@@ -122,6 +123,10 @@ impl InstanceCheck for NeuronSysfs {
         &SPEC
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorMemory, Cause::AcceleratorSram]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let host = &task.host;
         let devices = host
@@ -149,7 +154,11 @@ impl InstanceCheck for NeuronSysfs {
         let mut not_compared = 0;
         for told in &told {
             device_counters(told, sram_not_read, record)?;
-            for (core, status) in &told.cores {
+            if let Err(error) = &told.cores {
+                let device = Subject::new(Kind::NeuronDevice, told.name.as_str());
+                record.gap(&HARDWARE, device, error.to_string())?;
+            }
+            for (core, status) in told.cores.iter().flatten() {
                 let place = format!("{}/core{core}", told.name);
                 core_counters(&place, status, &usual, record)?;
                 not_compared += failed_work(&place, status, before.as_ref(), &mut now, record)?;
@@ -197,7 +206,8 @@ struct Told {
     /// Whether it is an Inferentia 1, which counts nothing for the whole device.
     is_inferentia_1: bool,
     hardware: Counters,
-    cores: Vec<(u32, Counters)>,
+    /// Its cores, if they can be listed.
+    cores: Result<Vec<(u32, Counters)>, ReadError>,
 }
 
 /// How many devices are read at once; a node has 16.
@@ -224,13 +234,17 @@ fn read(host: &Host, devices: &[NeuronDevice]) -> Vec<Told> {
 
 fn read_device(host: &Host, device: &NeuronDevice) -> Told {
     let path = &device.path;
-    let mut given_up = None;
+    let mut given_up = match &device.cores {
+        Err(error @ ReadError::Blocked { .. }) => Some(error.clone()),
+        _ => None,
+    };
     let hardware = read_counters(host, &format!("{path}/stats/hardware"), &mut given_up);
-    let cores = device.cores.iter().map(|core| {
+    let mut core = |core: &u32| {
         let status = format!("{path}/neuron_core{core}/stats/status");
         (*core, read_counters(host, &status, &mut given_up))
-    });
-    let cores = cores.collect();
+    };
+    let cores = device.cores.clone();
+    let cores = cores.map(|cores| cores.iter().map(&mut core).collect());
     let is_inferentia_1 = given_up.is_none()
         && host
             .text(format!("{path}/info/architecture/arch_type"))
@@ -321,7 +335,7 @@ fn device_counters(
 
 /// The hardware counters that any core shows.
 fn usual_counters(told: &[Told]) -> BTreeSet<&str> {
-    let cores = told.iter().flat_map(|told| &told.cores);
+    let cores = told.iter().flat_map(|told| &told.cores).flatten();
     cores
         .flat_map(|(_, status)| status.counts.keys())
         .map(String::as_str)

@@ -16,8 +16,9 @@ use nvml_wrapper::sys_exports::field_id::{
 };
 use nvml_wrapper::{Device, Nvml};
 
-use super::gpu::{ask, budget, divided, for_each_gpu};
+use super::gpu::{Usual, ask, budget, divided, for_each_gpu};
 use crate::check::{Budget, CheckError, Company, InstanceCheck, Recorder, Spec, Task};
+use crate::foresight::Cause;
 use crate::host::Host;
 use crate::host::nvml::{self, Fabric, Reading};
 
@@ -99,9 +100,9 @@ static SPEC: Spec = Spec {
     explain: "\
 Asks NVML for the state of every link of every GPU, so that one inactive link out of 144 is found and named, and compares
 the number of active links with the instance type. What is at the other end, the version and the error counters are
-recorded for each link. On NVSwitch and NVL72 systems the state and health of the fabric are read as well; a fabric that is
-not complete is a matter of fabric manager and the rack, not of this node alone. DCGM's diagnostics pass with all links
-down, so this check does not repeat them.",
+recorded for each link; what one link or GPU does not tell and others of its model do is unknown. On NVSwitch and NVL72
+systems the state and health of the fabric are read as well; a fabric that is not complete is a matter of fabric manager and
+the rack, not of this node alone. DCGM's diagnostics pass with all links down, so this check does not repeat them.",
     metrics: &[&ACTIVE, &STATE, &VERSION, &REMOTE, &ERRORS, &SPEED, &FABRIC_STATE, &FABRIC_STATUS, &FABRIC_HEALTH, &FABRIC_CLIQUES],
     needs: Some(Hardware::NvlinkPerGpu),
     tags: &["gpu", "quick"],
@@ -158,6 +159,10 @@ impl InstanceCheck for Nvlink {
         budget(options)
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::AcceleratorLink]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         ask(task, &SPEC, record, questions)
     }
@@ -165,24 +170,22 @@ impl InstanceCheck for Nvlink {
 
 fn questions(_: &Host, nvml: &Nvml, record: &mut Recorder<'_>) -> Result<(), CheckError> {
     let mut cliques = BTreeSet::new();
-    for_each_gpu(nvml, record, |index, gpu, record| {
+    for_each_gpu(nvml, record, |index, gpu, usual, record| {
         let subject = Subject::gpu(index);
         let gpu = match gpu {
             Ok(gpu) => gpu,
             // gpu-count says what is wrong with the GPU; here only its links are unknown.
             Err(error) => return record.gap(&ACTIVE, subject, error.to_string()),
         };
-        links(nvml, &gpu, index, record)?;
-        match Reading::of(nvml::fabric(nvml, &gpu)) {
-            Reading::Value(fabric) => {
-                if fabric.state == COMPLETED {
-                    cliques.insert((fabric.cluster, fabric.clique));
-                }
-                of_fabric(&fabric, &subject, record)
-            }
-            Reading::Unsupported => Ok(()),
-            Reading::Failed(why) => record.gap(&FABRIC_STATE, subject, why),
+        links(nvml, &gpu, index, usual, record)?;
+        let fabric = nvml::fabric(nvml, &gpu);
+        let Some(fabric) = usual.heard(&FABRIC_STATE, &subject, fabric, record)? else {
+            return Ok(());
+        };
+        if fabric.state == COMPLETED {
+            cliques.insert((fabric.cluster, fabric.clique));
         }
+        of_fabric(&fabric, &subject, usual, record)
     })?;
     if cliques.is_empty() {
         return Ok(());
@@ -195,6 +198,7 @@ fn links(
     nvml: &Nvml,
     gpu: &Device<'_>,
     index: u32,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let subject = Subject::gpu(index);
@@ -208,7 +212,7 @@ fn links(
             Ok(true) => {
                 active.push(link);
                 record.measure(&STATE, place.clone(), "active")?;
-                other_end(nvml, gpu, link, &place, record)?;
+                other_end(nvml, gpu, link, &place, usual, record)?;
             }
             Ok(false) => record.measure(&STATE, place, "inactive")?,
             // Past the last link of the GPU.
@@ -226,8 +230,8 @@ fn links(
         }
     }
     record.measure(&ACTIVE, subject.clone(), active.len())?;
-    speed(nvml, gpu, &active, &subject, record)?;
-    errors(nvml, gpu, &active, &subject, record)
+    speed(nvml, gpu, &active, &subject, usual, record)?;
+    errors(nvml, gpu, &active, &subject, usual, record)
 }
 
 /// How many links to ask for; a GPU that does not say is asked until it has no more.
@@ -243,13 +247,15 @@ fn other_end(
     gpu: &Device<'_>,
     link: u32,
     place: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let wrapper = gpu.link_wrapper_for(link);
-    if let Ok(version) = wrapper.version() {
+    if let Some(version) = usual.heard(&VERSION, place, wrapper.version(), record)? {
         record.measure(&VERSION, place.clone(), version)?;
     }
-    let Ok(kind) = nvml::remote_kind(nvml, gpu, link) else {
+    let kind = nvml::remote_kind(nvml, gpu, link);
+    let Some(kind) = usual.heard(&REMOTE, place, kind, record)? else {
         return Ok(());
     };
     let word = match kind {
@@ -272,13 +278,35 @@ fn speed(
     gpu: &Device<'_>,
     active: &[u32],
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
-    let of_link = |link: &u32| nvml::field(nvml, gpu, NVML_FI_DEV_NVLINK_GET_SPEED, *link).ok();
-    let slowest = active.iter().filter_map(of_link).min();
-    let Some(megabytes_per_second) = slowest.and_then(|speed| u32::try_from(speed).ok()) else {
+    let mut slowest: Option<u32> = None;
+    let mut untold = Vec::new();
+    for link in active {
+        match Reading::of(nvml::field(nvml, gpu, NVML_FI_DEV_NVLINK_GET_SPEED, *link)) {
+            Reading::Value(speed) => {
+                // In 10⁶ bytes a second; beyond 32 bits it is no link's any more, and nothing is the slower for it.
+                let speed = u32::try_from(speed).unwrap_or(u32::MAX);
+                slowest = Some(slowest.map_or(speed, |slowest| slowest.min(speed)));
+            }
+            Reading::Unsupported => untold.push(format!("link{link}")),
+            Reading::Failed(why) => {
+                record.gap(&SPEED, subject.clone(), format!("link{link}: {why}"))?;
+            }
+        }
+    }
+    let Some(megabytes_per_second) = slowest else {
+        if !untold.is_empty() {
+            usual.tells_not(&SPEED, subject);
+        }
         return Ok(());
     };
+    usual.tells(&SPEED, subject);
+    if !untold.is_empty() {
+        let why = format!("not told of {}, though of other links", untold.join(", "));
+        record.gap(&SPEED, subject.clone(), why)?;
+    }
     let gigabytes_per_second = f64::from(megabytes_per_second) / 1000.0;
     record.measure(&SPEED, subject.clone(), gigabytes_per_second)
 }
@@ -289,33 +317,57 @@ fn errors(
     gpu: &Device<'_>,
     active: &[u32],
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let mut zeros = 0;
     let mut others = 0;
-    for link in active {
-        let wrapper = gpu.link_wrapper_for(*link);
+    let mut told: BTreeSet<&str> = BTreeSet::new();
+    let mut untold: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    let place = |link: u32, counter: &str| {
+        Subject::new(Kind::Nvlink, format!("{subject}/link{link}/{counter}"))
+    };
+    for link in active.iter().copied() {
+        let wrapper = gpu.link_wrapper_for(link);
         let old = COUNTERS
             .into_iter()
             .map(|(counter, name)| (name, wrapper.error_counter(counter)));
         let new = FIELDS
             .into_iter()
-            .map(|(id, name)| (name, nvml::field(nvml, gpu, id, *link)));
-        for (name, reading) in old.chain(new) {
-            let place = Subject::new(Kind::Nvlink, format!("{subject}/link{link}/{name}"));
-            match Reading::of(reading) {
-                Reading::Value(0) => zeros += 1,
-                Reading::Unsupported => {}
+            .map(|(id, name)| (name, nvml::field(nvml, gpu, id, link)));
+        for (counter, answer) in old.chain(new) {
+            match Reading::of(answer) {
                 Reading::Value(count) => {
-                    others += 1;
-                    record.measure(&ERRORS, place, count)?;
+                    told.insert(counter);
+                    if count == 0 {
+                        zeros += 1;
+                    } else {
+                        others += 1;
+                        record.measure(&ERRORS, place(link, counter), count)?;
+                    }
                 }
+                Reading::Unsupported => untold.entry(counter).or_default().push(link),
                 Reading::Failed(why) => {
                     others += 1;
-                    record.gap(&ERRORS, place, why)?;
+                    record.gap(&ERRORS, place(link, counter), why)?;
                 }
             }
         }
+    }
+    let on_all_links = |counter: &str| Subject::new(Kind::Nvlink, format!("{subject}/{counter}"));
+    for (counter, links) in untold {
+        if !told.contains(counter) {
+            usual.tells_not(&ERRORS, &on_all_links(counter));
+            continue;
+        }
+        for link in links {
+            others += 1;
+            let why = "other links of the GPU tell this, and it does not";
+            record.gap(&ERRORS, place(link, counter), why)?;
+        }
+    }
+    for counter in told {
+        usual.tells(&ERRORS, &on_all_links(counter));
     }
     if zeros > 0 && others == 0 {
         let said = format!("{zeros} counters");
@@ -327,6 +379,7 @@ fn errors(
 fn of_fabric(
     fabric: &Fabric,
     subject: &Subject,
+    usual: &mut Usual,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let state = match fabric.state {
@@ -374,6 +427,11 @@ fn of_fabric(
             );
         }
     };
+    if summary == "not_reported" {
+        usual.tells_not(&FABRIC_HEALTH, subject);
+    } else {
+        usual.tells(&FABRIC_HEALTH, subject);
+    }
     record.add(
         FABRIC_HEALTH
             .of(subject.clone(), summary)

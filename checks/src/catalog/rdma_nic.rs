@@ -2,13 +2,15 @@
 
 use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 
+use super::undriven::Undriven;
 use crate::check::{CheckError, Company, InstanceCheck, Recorder, Spec, Task};
-use crate::host::ReadError;
+use crate::foresight::Cause;
+use crate::host::{PciKind, ReadError};
 
 const COUNT: Metric = Metric {
     name: "rdma.device.count",
     unit: Unit::Count,
-    about: "InfiniBand or RoCE devices that the kernel has, EFA cards not counted",
+    about: "InfiniBand or RoCE cards that are there, those without a driver among them and EFA cards not",
     role: Role::Required,
     fault: "nic.missing",
 };
@@ -66,7 +68,8 @@ static SPEC: Spec = Spec {
     name: "rdma-nic",
     about: "all InfiniBand or RoCE cards of the instance type are there, with their ports active",
     explain: "\
-Counts the RDMA devices in sysfs that are not EFA cards, and reads the state and rate of their ports. A type's number is
+Counts the RDMA devices in sysfs that are not EFA cards, and reads the state and rate of their ports. Where they are fewer
+than the type has, cards on the PCI bus that have no RDMA device want their driver, which accuses nothing. A type's number is
 that of the cards of its compute fabric. A machine may have more for storage and management, so more is no fault, and a port
 that is not active is one only when fewer devices are active than the type has; before that it is a warning, since a port
 that nobody has cabled looks the same. The cards of a fabric are alike, so it is a warning if, without those that run at less than
@@ -87,22 +90,48 @@ impl InstanceCheck for RdmaNic {
         &SPEC
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::Nic]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let host = &task.host;
-        let unknown = |error: ReadError, record: &mut Recorder<'_>| {
+        let unknown = |error: &ReadError, record: &mut Recorder<'_>| {
             record.gap(&COUNT, Subject::node(), error.to_string())?;
             record.gap(&ACTIVE, Subject::node(), error.to_string())
         };
         let mut devices = match host.rdma_devices() {
-            Ok(devices) => match devices.unknown.into_iter().next() {
+            Ok(devices) => match devices.unknown.first() {
                 Some(error) => return unknown(error, record),
                 None => devices.known,
             },
-            Err(error) => return unknown(error, record),
+            Err(error) => return unknown(&error, record),
         };
         devices.retain(|device| !device.is_efa);
-        record.measure(&COUNT, Subject::node(), devices.len())?;
-        let (mut active, mut not_read, mut rate_not_read) = (0_u64, None, None);
+        // Machines have cards for other networks, which need no RDMA device, so none is looked for where enough are there.
+        let due = task.due(Hardware::RdmaNic).unwrap_or_default();
+        let undriven = if devices.len() as u64 >= due {
+            Ok(Undriven::none(PciKind::RdmaNic))
+        } else {
+            Undriven::find(host, PciKind::RdmaNic, &devices)
+        };
+        let mut not_read = match undriven {
+            Ok(undriven) => {
+                record.measure(&COUNT, Subject::node(), devices.len() + undriven.len())?;
+                if devices.is_empty() && undriven.len() > 0 {
+                    return Err(undriven.all());
+                }
+                undriven.gaps(&STATE, record)?;
+                let some = undriven.len() > 0;
+                some.then(|| format!("{} cards have no RDMA device", undriven.len()))
+            }
+            Err(error) => {
+                let why = format!("cards are missing or have no RDMA device: {error}");
+                record.gap(&COUNT, Subject::node(), why.clone())?;
+                Some(why)
+            }
+        };
+        let (mut active, mut rate_not_read) = (0_u64, not_read.clone());
         // In Mbit/s, which every rate is a whole number of.
         let mut rates: Vec<u64> = Vec::new();
         for device in &devices {
@@ -115,7 +144,7 @@ impl InstanceCheck for RdmaNic {
                 Ok(ports) => ports,
                 Err(error) => {
                     record.gap(&STATE, subject, error.to_string())?;
-                    not_read = Some(error);
+                    not_read = Some(error.to_string());
                     continue;
                 }
             };
@@ -140,7 +169,7 @@ impl InstanceCheck for RdmaNic {
                     }
                     Err(error) => {
                         record.gap(&STATE, subject.clone(), error.to_string())?;
-                        not_read = Some(error);
+                        not_read = Some(error.to_string());
                     }
                 }
                 match port.rate_gbit_per_s {
@@ -169,7 +198,7 @@ impl InstanceCheck for RdmaNic {
         }
         match not_read {
             // Whether enough are active is not known as long as one of them cannot be read.
-            Some(error) => record.gap(&ACTIVE, Subject::node(), error.to_string()),
+            Some(why) => record.gap(&ACTIVE, Subject::node(), why),
             None => record.measure(&ACTIVE, Subject::node(), active),
         }
     }

@@ -3,6 +3,7 @@
 pub mod dcgmi;
 pub mod json;
 pub mod kernel_log;
+pub mod launcher;
 pub mod nccl_log;
 pub mod nccl_tests;
 pub mod nccom_test;

@@ -15,7 +15,7 @@ fn meminfo_kib(meminfo: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// The numbers below 65,536 that a list such as `0-3,8,10-11` names.
+/// The numbers below 65,536 that a list such as `0-3,8,10-11` names; an empty list names none.
 pub fn list(list: &str) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
     for part in list.trim().split(',').filter(|part| !part.is_empty()) {
@@ -26,10 +26,11 @@ pub fn list(list: &str) -> Option<Vec<u64>> {
     Some(numbers)
 }
 
-/// How many numbers a list such as `0-3,8,10-11` names (Linux, Documentation/admin-guide/cputopology.rst).
+/// How many numbers a list such as `0-3,8,10-11` names (Linux, Documentation/admin-guide/cputopology.rst). At least one of
+/// what is counted so, CPUs and NUMA nodes, is always online: an empty list is one that was not read.
 pub fn list_length(list: &str) -> Option<u64> {
     let mut count = 0_u64;
-    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
+    for part in list.trim().split(',') {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let (from, to): (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
         count = count.checked_add(to.checked_sub(from)?.checked_add(1)?)?;
@@ -98,7 +99,7 @@ mod tests {
     fn lists_of_cpus_are_counted() {
         assert_eq!(list_length("0-191\n"), Some(192));
         assert_eq!(list_length("0-3,8,10-11"), Some(7));
-        assert_eq!(list_length(""), Some(0));
+        assert_eq!((list_length(""), list_length("0-3,\n")), (None, None));
         assert_eq!(list_length("3-0"), None);
         assert_eq!(list_length("0-18446744073709551615"), None);
     }

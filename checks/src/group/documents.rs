@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::launcher;
 use crate::host::{Ended, Listener, Output};
 use crate::rank::LINE_MAX;
 
 use super::launch::StepId;
 use super::names::Names;
-use super::roster::complaints;
 
 /// How often a node gives a sign of life.
 pub const BEAT: Duration = Duration::from_secs(2);
@@ -257,7 +257,7 @@ impl<'a> Documents<'a> {
         let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
         let said = output.stderr.last_words();
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
-        for complaint in complaints(&text).into_iter().filter(|_| !by_us) {
+        for complaint in launcher::complaints(&text).into_iter().filter(|_| !by_us) {
             if let Some(node) = self.names.place(complaint.host) {
                 self.end(node, Err(short(&complaint.why)));
             }

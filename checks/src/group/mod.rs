@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dhc_thresholds::{Evidence, Kind, Subject};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{CheckError, chain};
@@ -67,6 +68,16 @@ const SOON: Duration = Duration::from_secs(1);
 const RANK_OUTLIVES: Duration = Duration::from_secs(10);
 
 impl Group {
+    /// How many nodes it has.
+    pub fn size(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// All of it, as what a measurement is of.
+    pub fn whole(&self) -> Subject {
+        Subject::new(Kind::Group, format!("{} nodes", self.size()))
+    }
+
     /// Starts `ranks_per_node` ranks on each node and listens to them until they have ended, until they never will, or
     /// until `deadline`. Nothing of the launch is left behind as far as the launcher can see to it.
     ///
@@ -193,7 +204,7 @@ impl Group {
 
 impl Launched {
     /// The command and its output as evidence; the command is that of [`Group::launch`].
-    pub fn evidence(&self, launcher: &str) -> Vec<dhc_thresholds::Evidence> {
+    pub fn evidence(&self, launcher: &str) -> Vec<Evidence> {
         self.output.evidence(launcher)
     }
 }

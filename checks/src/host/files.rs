@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Host;
@@ -164,6 +164,21 @@ impl Host {
             },
         )?;
         Ok(target.to_string_lossy().into_owned())
+    }
+
+    /// Whether this process may read and write a device file, by its mode and its device cgroup, without opening it: that would
+    /// start the device, which can take for ever.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn may_open(&self, path: impl AsRef<Path>) -> Result<bool, ReadError> {
+        let path = path.as_ref().to_owned();
+        match rustix::fs::access(below(&self.root, &path), Access::READ_OK | Access::WRITE_OK) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS | Errno::PERM) => Ok(false),
+            Err(Errno::NOENT) => Err(ReadError::Absent { path }),
+            Err(errno) => Err(ReadError::Unreadable { path, errno }),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use exec::{Captured, Command, Ended, ExecError, GRACE, Listener, Output, escape, evidence};
 pub use files::{ENTRIES_MAX, FILE_MAX, READ_LIMIT, ReadError};
 pub use neuron::NeuronDevice;
-pub use pci::PciGpus;
+pub use pci::{PciCards, PciKind};
 pub use rdma::{RdmaDevice, RdmaDevices, RdmaPort};
 pub use readings::Readings;
 pub use system::Space;

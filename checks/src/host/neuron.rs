@@ -5,14 +5,6 @@ use crate::format::neuron_sysfs::index;
 
 const DEVICES: &str = "/sys/devices/virtual/neuron_device";
 
-const PCI: &str = "/sys/bus/pci/devices";
-
-/// PCI vendor and device numbers of Inferentia and Trainium (aws-neuron-driver, `neuron_pci.h`).
-const VENDOR: &str = "0x1d0f";
-const FUNCTIONS: [&str; 7] = [
-    "0x7064", "0x7065", "0x7066", "0x7067", "0x7164", "0x7264", "0x7364",
-];
-
 /// A Neuron device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeuronDevice {
@@ -20,8 +12,8 @@ pub struct NeuronDevice {
     pub index: u32,
     /// Its directory in sysfs.
     pub path: String,
-    /// The indices of its physical cores that have a directory.
-    pub cores: Vec<u32>,
+    /// The indices of its physical cores that have a directory, if it can be listed.
+    pub cores: Result<Vec<u32>, ReadError>,
 }
 
 impl NeuronDevice {
@@ -48,12 +40,14 @@ impl Host {
                 continue;
             };
             let path = format!("{DEVICES}/{name}");
-            let entries = self.list(&path)?;
-            let mut cores: Vec<u32> = entries
-                .iter()
-                .filter_map(|entry| index(entry, "neuron_core"))
-                .collect();
-            cores.sort_unstable();
+            let cores = self.list(&path).map(|entries| {
+                let cores = entries.iter();
+                let mut cores: Vec<u32> = cores
+                    .filter_map(|entry| index(entry, "neuron_core"))
+                    .collect();
+                cores.sort_unstable();
+                cores
+            });
             devices.push(NeuronDevice {
                 index: device,
                 path,
@@ -62,32 +56,6 @@ impl Host {
         }
         devices.sort_by_key(|device| device.index);
         Ok(devices)
-    }
-
-    /// The addresses of all Neuron devices on the PCI bus, whether or not a driver has taken them.
-    ///
-    /// # Errors
-    /// When the bus, or what one of its functions is, cannot be read: nobody can tell then whether a device is there.
-    pub fn neuron_functions(&self) -> Result<Vec<String>, ReadError> {
-        let mut found = Vec::new();
-        for bdf in self.list(PCI)? {
-            if self.pci_word(&bdf, "vendor")?.as_deref() == Some(VENDOR)
-                && let Some(device) = self.pci_word(&bdf, "device")?
-                && FUNCTIONS.contains(&device.as_str())
-            {
-                found.push(bdf);
-            }
-        }
-        Ok(found)
-    }
-
-    /// What a file of a PCI function holds; `None` where the function has gone meanwhile.
-    fn pci_word(&self, bdf: &str, file: &str) -> Result<Option<String>, ReadError> {
-        match self.text(format!("{PCI}/{bdf}/{file}")) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.is_absent() => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// The processes that hold a Neuron device open, by number and name, as far as this process may look.

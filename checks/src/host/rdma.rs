@@ -2,12 +2,9 @@
 //! InfiniBand, RoCE and EFA cards all stand there.
 
 use super::files::malformed;
-use super::{Host, ReadError};
+use super::{Host, PciKind, ReadError};
 
 const DEVICES: &str = "/sys/class/infiniband";
-
-/// The vendor of EFA cards, whose PCI device ids are 0xefa0, 0xefa1 and so on (rdma-core, `providers/efa`).
-const AMAZON: &str = "0x1d0f";
 
 /// An RDMA device with a PCI function behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +64,30 @@ impl Host {
         Ok(devices)
     }
 
+    /// The addresses of the cards of this kind on the PCI bus that have none of these RDMA devices: no driver has taken them, or
+    /// not for RDMA.
+    ///
+    /// # Errors
+    /// When the bus, or what one of its functions is, cannot be read: nobody can tell then whether a card is there.
+    pub fn without_rdma_device(
+        &self,
+        kind: PciKind,
+        devices: &[RdmaDevice],
+    ) -> Result<Vec<String>, ReadError> {
+        let has_none = |bdf: &str| devices.iter().all(|device| device.bdf != bdf);
+        let cards = self.pci_cards()?;
+        let stands_for_others = |error: &ReadError| matches!(error, ReadError::Blocked { .. });
+        let mut unknown = cards.unknown(kind);
+        if let Some((_, error)) =
+            unknown.find(|(bdf, error)| has_none(bdf) || stands_for_others(error))
+        {
+            return Err(error.clone());
+        }
+        let left = cards.known(kind).filter(|bdf| has_none(bdf));
+        let left = left.filter(|bdf| !self.pci_is_virtual(bdf));
+        Ok(left.map(str::to_owned).collect())
+    }
+
     /// What a device is; `None` for one that is made of software.
     fn rdma_device(&self, name: String) -> Result<Option<RdmaDevice>, ReadError> {
         let folder = format!("{DEVICES}/{name}");
@@ -75,10 +96,10 @@ impl Host {
             Err(error) if error.is_absent() && !is_bdf(&bdf) => return Ok(None),
             vendor => vendor?,
         };
-        let is_efa = vendor == AMAZON
-            && self
-                .pci_number(&format!("{folder}/device/device"))?
-                .starts_with("0xefa");
+        let is_efa = PciKind::may_be(&vendor).contains(&PciKind::Efa) && {
+            let device = self.pci_number(&format!("{folder}/device/device"))?;
+            PciKind::of(&vendor, &device, "") == Some(PciKind::Efa)
+        };
         Ok(Some(RdmaDevice {
             is_efa,
             bdf,

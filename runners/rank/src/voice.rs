@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dhc_checks::group::StepId;
-use dhc_checks::rank::{LINE_MAX, Phase, Progress, RankLine};
+use dhc_checks::rank::{Hello, LINE_MAX, Phase, Progress, RankLine};
 use rustix::process::{Signal, getpid, kill_process};
 
 const PHASES: [Phase; 9] = [
@@ -73,7 +73,7 @@ impl Voice {
 
     pub(crate) fn hello(&self) {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        self.say(&RankLine::Hello {
+        self.say(&RankLine::Hello(Hello {
             rank: self.rank(),
             host: rustix::system::uname()
                 .nodename()
@@ -84,7 +84,7 @@ impl Voice {
             pid: std::process::id(),
             step: step(),
             dhc: env!("CARGO_PKG_VERSION").to_owned(),
-        });
+        }));
     }
 
     /// The rank has come to this phase, and says so before it goes on: what follows may hang.

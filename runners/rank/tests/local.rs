@@ -1,33 +1,25 @@
 //! Two ranks on this machine, started by Open MPI's own launcher.
 #![expect(
     clippy::disallowed_methods,
-    clippy::unwrap_used,
     reason = "tests start the program and look at what it prints"
 )]
+
+mod common;
 
 use std::process::Command;
 
 use dhc_checks::rank::{Phase, RankLine, RankTask, Sweep, Work};
 
-fn ranks(task: &RankTask) -> Vec<RankLine> {
-    let output = Command::new("mpirun")
-        .args(["--oversubscribe", "--host", "localhost:2", "-n", "2"])
-        .arg(env!("CARGO_BIN_EXE_dhc-rank"))
-        .arg(serde_json::to_string(task).unwrap())
-        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-        .env("OMPI_MCA_mpi_yield_when_idle", "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+/// What two ranks said that came to their end.
+fn two_ranks(task: &RankTask) -> Vec<RankLine> {
+    let (output, lines) = common::ranks(2, task);
     assert!(output.status.success(), "{output:?}");
-    let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-    said.lines().map(line).collect()
+    lines
 }
 
 #[test]
 fn two_ranks_measure_every_size_and_verify_it() {
-    let lines = ranks(&RankTask {
+    let lines = two_ranks(&RankTask {
         work: Work::AllReduce(Sweep {
             bytes_min: 8,
             bytes_max: 1 << 16,
@@ -80,7 +72,7 @@ fn two_ranks_measure_every_size_and_verify_it() {
         assert!(
             lines
                 .iter()
-                .any(|line| matches!(line, RankLine::Hello { rank: of, .. } if *of == rank))
+                .any(|line| matches!(line, RankLine::Hello(hello) if hello.rank == rank))
         );
         assert!(lines.iter().any(|line| {
             matches!(line, RankLine::At { rank: of, progress } if *of == rank && progress.phase == Phase::Done)
@@ -90,17 +82,13 @@ fn two_ranks_measure_every_size_and_verify_it() {
 
 #[test]
 fn a_roll_call_says_hello_and_nothing_else() {
-    let lines = ranks(&RankTask {
+    let lines = two_ranks(&RankTask {
         work: Work::RollCall,
         deadline_ms: 10_000,
         beat_ms: 1_000,
     });
     assert_eq!(lines.len(), 2);
-    assert!(
-        lines
-            .iter()
-            .all(|line| matches!(line, RankLine::Hello { .. }))
-    );
+    assert!(lines.iter().all(|line| matches!(line, RankLine::Hello(_))));
 }
 
 #[test]

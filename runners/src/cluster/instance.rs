@@ -384,7 +384,11 @@ mod tests {
             (failed(), &[], None),
             (Ending::Finished, &["absent"], Some("roll-call failed")),
             (
-                Ending::TimedOut { after_ms: 1 },
+                Ending::TimedOut {
+                    after_ms: 1,
+                    doing: String::new(),
+                    of_the_run: false,
+                },
                 &[],
                 Some("roll-call hung"),
             ),

@@ -289,6 +289,14 @@ impl Told<'_> {
             let failed = match group.outcome.as_str() {
                 "passed" => false,
                 "failed" | "corrupted" => true,
+                "named"
+                    if group
+                        .named
+                        .iter()
+                        .any(|name| without.contains(&name.as_str())) =>
+                {
+                    true
+                }
                 _ => continue,
             };
             let same = |test: &TestReport| test.purpose == group.purpose && test.rail == group.rail;

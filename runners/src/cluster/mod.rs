@@ -20,13 +20,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dhc_checks::catalog::{CHECKS, roll_call};
-use dhc_checks::check::{Check, ClusterCheck, Task};
+use dhc_checks::check::{Check, ClusterCheck, Task, chain};
 use dhc_checks::group::{self, Card, Launch};
 use dhc_checks::host::Host;
 use dhc_thresholds::{
-    CheckReport, ClusterReport, JudgedBy, NodeReport, Record, SearchReport, WaveReport,
+    CheckReport, ClusterReport, Ending, JudgedBy, NodeReport, Record, SearchReport, WaveReport,
 };
-use outcome::Peers;
+use outcome::{Peers, Tried};
+use slurm::{Away, Job, SlurmError, Standing};
 use topology::Topology;
 use verdicts::{Answers, Known, group_report, sentence};
 
@@ -35,7 +36,7 @@ pub use instance::{InstanceOrders, NodeLevel};
 
 use crate::journal::Journal;
 use crate::localise::{
-    Finding, Group, Layout, Outcome, Purpose, Rails, Search, Settings, Step, Verdict,
+    Finding, Gone, Group, Layout, Outcome, Purpose, Rails, Search, Settings, Step, Verdict,
 };
 use crate::plan::{self, Selection};
 use crate::run::{NodeNow, Watcher};
@@ -138,6 +139,8 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         chosen: orders.chosen.clone(),
         begun: Instant::now(),
         own_names: BTreeMap::new(),
+        away: BTreeMap::new(),
+        ended: None,
         journal: Mutex::new((journal, None)),
         watcher,
     };
@@ -177,6 +180,8 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
         answered: &answered,
         findings: &findings,
         local,
+        away: &level.away,
+        ended: level.ended.as_deref(),
         over: level.is_over(),
     };
     let nodes = known.nodes(instance, &level.chosen);
@@ -214,13 +219,17 @@ struct Level<'a> {
     begun: Instant,
     /// What the hosts of nodes call themselves, where that is another name.
     own_names: BTreeMap<String, String>,
+    /// The nodes that no step can be started on any more, by Slurm's word.
+    away: BTreeMap<String, Away>,
+    /// In which words the allocation has ended, if it has.
+    ended: Option<String>,
     journal: Mutex<(&'a mut Journal, Option<std::io::Error>)>,
     watcher: &'a dyn Watcher,
 }
 
 impl Level<'_> {
     /// Asks every node, and once more those that did not answer.
-    fn roll_calls(&self) -> (Vec<Record>, Answers) {
+    fn roll_calls(&mut self) -> (Vec<Record>, Answers) {
         let Some(check) = Check::cluster(
             dhc_checks::catalog::find(roll_call::SPEC.name).expect("the catalog has the roll call"),
         ) else {
@@ -252,10 +261,21 @@ impl Level<'_> {
                     quick: false,
                     cards: Vec::new(),
                 };
-                self.measure(check, &wanted, &what)
+                let record = self.measure(check, &wanted, &what);
+                self.keep(&record);
+                record
             });
             called.iter().for_each(|record| answers.add(record));
             records.extend(called);
+        }
+        let nodes = self.orders.cluster.nodes.iter();
+        let silent: Vec<String> = nodes.filter(|node| !answers.has(node)).cloned().collect();
+        if !silent.is_empty() && !self.is_over() {
+            // No answer leaves the roll call as it is.
+            self.heed(self.standing(&silent).unwrap_or_default());
+        }
+        if self.is_over() {
+            answers.cut_short();
         }
         (records, answers)
     }
@@ -303,7 +323,7 @@ impl Level<'_> {
     /// Looks for the nodes that one collective accuses. Also returns the record over everybody that nothing is held
     /// against.
     fn search(
-        &self,
+        &mut self,
         check: &'static dyn ClusterCheck,
         names: &[String],
         local: bool,
@@ -311,6 +331,9 @@ impl Level<'_> {
         let layout = self.orders.cluster.layout(check, names);
         let mut peers = Peers::over(layout.rails);
         let mut search = Search::new(names.len(), self.orders.settings.clone()).within(layout);
+        for (place, gone) in self.gone(names) {
+            search.lose(place, gone);
+        }
         let mut waves: Vec<WaveReport> = Vec::new();
         let mut whole = None;
         let mut step = if local && names.len() == 1 {
@@ -337,25 +360,35 @@ impl Level<'_> {
                 judged.iter().map(|judged| judged.outcome.clone()).collect();
             let report = WaveReport {
                 duration_ms: millis(begun.elapsed()),
-                collective_ms: outcome::collective_ms(check, wave.iter().map(|(_, record)| record)),
+                collective_ms: outcome::collective_ms(
+                    check,
+                    wave.iter().map(|tried| &tried.record),
+                ),
                 groups: wave
                     .iter()
                     .zip(&judged)
-                    .map(|((group, _), judged)| {
-                        group_report(group, judged, names, &self.orders.cluster.cards)
+                    .map(|(tried, judged)| {
+                        group_report(&tried.group, judged, names, &self.orders.cluster.cards)
                     })
                     .collect(),
             };
             self.show_wave(check, &report, waves.len());
-            let everybody = wave
-                .into_iter()
-                .find(|(group, _)| matches!(group.purpose, Purpose::Whole | Purpose::Closing));
-            whole = everybody.map(|(_, record)| record).or(whole);
+            let mut everybody = None;
+            for tried in wave {
+                self.heed(tried.standing);
+                if matches!(tried.group.purpose, Purpose::Whole | Purpose::Closing) {
+                    everybody.get_or_insert(tried.record);
+                }
+            }
+            whole = everybody.or(whole);
             if local && names.len() == 1 {
                 waves.push(report);
                 break;
             }
             search.tell(&outcomes);
+            for (place, gone) in self.gone(names) {
+                search.lose(place, gone);
+            }
             self.show_nodes(&search, &report, names);
             waves.push(report);
             step = search.step();
@@ -364,7 +397,10 @@ impl Level<'_> {
         let report = SearchReport {
             check: check.spec().name.to_owned(),
             conclusion: finding.conclusion.word().to_owned(),
-            sentence: sentence(&finding, &waves, names),
+            sentence: match &self.ended {
+                Some(ended) => format!("{}; {ended}", sentence(&finding, &waves, names)),
+                None => sentence(&finding, &waves, names),
+            },
             paths: finding
                 .paths
                 .iter()
@@ -423,7 +459,7 @@ impl Level<'_> {
         groups: &[Group],
         names: &[String],
         number: usize,
-    ) -> Vec<(Group, Record)> {
+    ) -> Vec<Tried> {
         let measure = |group: &Group| {
             let nodes: Vec<String> = group
                 .nodes
@@ -446,35 +482,93 @@ impl Level<'_> {
                     Rails::Only(rail) => vec![self.orders.cluster.cards[rail].clone()],
                 },
             };
-            let record = self.measure_again(check, &wanted, &what);
+            let (record, standing) = self.measure_again(check, &wanted, &what);
             let mut members = wanted.nodes.iter().map(String::as_str);
             self.watcher.now(&mut members, NodeNow::Waiting);
-            (group.clone(), record)
+            Tried {
+                group: group.clone(),
+                record,
+                standing,
+            }
         };
         side_by_side(groups.to_vec(), |group| measure(&group))
     }
 
-    /// Measures a group, again where it could not be measured: a launch that fails says nothing of the nodes. If the same
-    /// node fails it every time, the last record names it.
+    /// Measures a group, again where it could not be measured: a launch that fails says nothing of the nodes, unless Slurm
+    /// says why. If the same node fails it every time, the last record names it.
     fn measure_again(
         &self,
         check: &'static dyn ClusterCheck,
         wanted: &Wanted,
         what: &str,
-    ) -> Record {
-        let mut record = self.measure(check, wanted, what);
-        for _ in 1..ATTEMPTS {
-            if !outcome::is_unknown(check, &record) || self.is_over() {
-                break;
+    ) -> (Record, Standing) {
+        let mut before: Option<String> = None;
+        let mut left = ATTEMPTS;
+        loop {
+            let mut record = self.measure(check, wanted, what);
+            left -= 1;
+            if let Some(before) = before {
+                let why = "measured again, since the launch before came to nothing";
+                record.notes.insert(0, format!("{why}: {before}"));
             }
-            let before = record;
-            record = self.measure(check, wanted, what);
-            record.notes.push(format!(
-                "measured again, since the launch before came to nothing: {}",
-                outcome::error(&before).unwrap_or_default()
-            ));
+            let standing = self.standing_behind(&mut record, &wanted.nodes);
+            self.keep(&record);
+            let again = outcome::is_unknown(check, &record) && standing.words().next().is_none();
+            if !again || left == 0 || self.is_over() {
+                return (record, standing);
+            }
+            before = Some(outcome::error(&record).unwrap_or_default());
         }
-        record
+    }
+
+    /// How the nodes of a group stand that did not come to its end; the record tells of it as well.
+    fn standing_behind(&self, record: &mut Record, nodes: &[String]) -> Standing {
+        if !outcome::is_unfinished(record) || self.is_over() {
+            return Standing::default();
+        }
+        match self.standing(nodes) {
+            Ok(standing) => {
+                for words in standing.words() {
+                    outcome::add_to_error(record, &words);
+                }
+                standing
+            }
+            Err(error) => {
+                let words = format!("how its nodes stand is not known: {}", chain(&error));
+                outcome::add_to_error(record, &words);
+                Standing::default()
+            }
+        }
+    }
+
+    /// How these nodes stand in Slurm; without Slurm there is nobody to ask.
+    fn standing(&self, nodes: &[String]) -> Result<Standing, SlurmError> {
+        match self.orders.cluster.launch {
+            Launch::Srun { job } => slurm::standing(&self.orders.host, Job(job), nodes),
+            Launch::Mpirun | Launch::Local => Ok(Standing::default()),
+        }
+    }
+
+    /// Keeps in mind what can no longer be measured.
+    fn heed(&mut self, standing: Standing) {
+        let left = standing.away.into_iter().filter(|away| away.has_left);
+        self.away.extend(left.map(|away| (away.node.clone(), away)));
+        self.ended = self.ended.take().or(standing.ended);
+    }
+
+    /// The places of the nodes that can no longer be measured, and why.
+    fn gone(&self, names: &[String]) -> Vec<(usize, Gone)> {
+        let gone = |(place, name): (usize, &String)| {
+            let away = self.away.get(name)?;
+            Some((
+                place,
+                match away.is_down {
+                    true => Gone::Down,
+                    false => Gone::TakenAway,
+                },
+            ))
+        };
+        names.iter().enumerate().filter_map(gone).collect()
     }
 
     fn measure(&self, check: &'static dyn ClusterCheck, wanted: &Wanted, what: &str) -> Record {
@@ -490,11 +584,13 @@ impl Level<'_> {
         } else {
             deadline
         };
+        let own_deadline = deadline;
         let deadline = left.map_or(deadline, |left| deadline.min(left));
         let task = Task {
             host: orders.host.clone(),
             instance_type: (!self.chosen.table.is_generic())
                 .then(|| self.chosen.table.instance_type.clone()),
+            due: self.chosen.table.all_due(),
             options,
             state: None,
             deadline,
@@ -514,13 +610,20 @@ impl Level<'_> {
         };
         self.watcher.begins(what, budget.expected);
         let progress = |_: &str| {};
-        let record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+        let mut record = supervise::measure(&orders.program, name, &task, orders.stop, &progress);
+        if let Ending::TimedOut { of_the_run, .. } = &mut record.ending {
+            *of_the_run = deadline < own_deadline;
+        }
         self.watcher.has_ended(what);
+        record
+    }
+
+    /// Adds a record to the journal.
+    fn keep(&self, record: &Record) {
         let (journal, broken) = &mut *self.journal.lock().expect("no holder of this lock panics");
         if broken.is_none() {
-            *broken = journal.add(&record).err();
+            *broken = journal.add(record).err();
         }
-        record
     }
 
     /// What is left of the time of the whole run, if that has a limit.
@@ -534,7 +637,7 @@ impl Level<'_> {
             .orders
             .run_deadline
             .is_some_and(|limit| self.begun.elapsed() >= limit);
-        late || self.orders.stop.load(Ordering::Relaxed)
+        late || self.ended.is_some() || self.orders.stop.load(Ordering::Relaxed)
     }
 
     fn judged(&self, record: Record) -> CheckReport {

@@ -7,6 +7,7 @@ use dhc_thresholds::{
     Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
 };
 
+use super::slurm::Standing;
 use crate::localise::{Group, Node, Outcome, Purpose, Rails};
 
 /// With fewer than [`PEERS_MIN`], at least so many, only a group below half their median fails: of two groups, one that is three times as
@@ -14,7 +15,15 @@ use crate::localise::{Group, Node, Outcome, Purpose, Rails};
 const PEERS_FEW: usize = 2;
 const FAR_BELOW: f64 = 0.5;
 
-/// A group, what was measured, and what follows.
+/// A group, what its last launch left, and how its nodes stood in Slurm if it did not come to its end.
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    pub(super) group: Group,
+    pub(super) record: Record,
+    pub(super) standing: Standing,
+}
+
+/// What was measured of a group, and what follows.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) outcome: Outcome,
@@ -69,23 +78,23 @@ impl Peers {
         &mut self,
         check: &dyn ClusterCheck,
         table: &Table,
-        wave: &[(Group, Record)],
+        wave: &[Tried],
         names: &[String],
     ) -> Vec<Measured> {
         let metrics = check.spec().metrics;
         let mut judged: Vec<Measured> = wave
             .iter()
-            .map(|(group, record)| self.alone(check, metrics, table, group, record, names))
+            .map(|tried| self.alone(check, metrics, table, tried, names))
             .collect();
         let values: Vec<(Kind, usize, f64)> = wave
             .iter()
             .zip(&judged)
             .filter(|(_, judged)| judged.outcome == Outcome::Passed)
-            .filter_map(|((group, _), judged)| {
+            .filter_map(|(Tried { group, .. }, judged)| {
                 Some((kind(group), group.nodes.len(), judged.plateau?))
             })
             .collect();
-        for ((group, _), judged) in wave.iter().zip(&mut judged) {
+        for (Tried { group, .. }, judged) in wave.iter().zip(&mut judged) {
             let (Outcome::Passed, Some(plateau)) = (&judged.outcome, judged.plateau) else {
                 continue;
             };
@@ -111,23 +120,27 @@ impl Peers {
             .iter()
             .zip(&judged)
             .filter(|(_, judged)| judged.outcome == Outcome::Passed)
-            .filter_map(|((group, _), judged)| {
+            .filter_map(|(Tried { group, .. }, judged)| {
                 Some((kind(group), group.nodes.len(), judged.plateau?))
             });
         self.passed.extend(passed);
         judged
     }
 
-    /// What the record of a group says by itself.
+    /// What a group says by itself.
     fn alone(
         &self,
         check: &dyn ClusterCheck,
         metrics: &[&'static Metric],
         table: &Table,
-        group: &Group,
-        record: &Record,
+        tried: &Tried,
         names: &[String],
     ) -> Measured {
+        let Tried {
+            group,
+            record,
+            standing,
+        } = tried;
         let of = |metric: Option<&'static str>| {
             record
                 .measurements
@@ -135,7 +148,7 @@ impl Peers {
                 .filter(move |measured| Some(measured.metric.as_ref()) == metric)
         };
         let plateau = of(check.plateau()).find_map(|measured| measured.value.number());
-        let named = named(check, group, record, names);
+        let named = named(check, tried, names);
         let error = error(record);
         let verdict = judge(record, metrics, table);
         let finding = verdict
@@ -153,10 +166,11 @@ impl Peers {
         };
         let outcome = match &record.ending {
             _ if !named.is_empty() => Outcome::Named(named),
+            _ if standing.ended.is_some() => Outcome::Unknown,
             Ending::Finished if wrong => Outcome::Corrupted,
             Ending::Finished if slow => Outcome::Failed,
             Ending::Finished if plateau.is_some() => Outcome::Passed,
-            Ending::TimedOut { after_ms } if cut_short(check, group, record, *after_ms) => {
+            Ending::TimedOut { after_ms, .. } if cut_short(check, group, record, *after_ms) => {
                 Outcome::Unknown
             }
             Ending::TimedOut { .. } => Outcome::Hung,
@@ -192,23 +206,28 @@ fn bound(values: &[f64]) -> Option<f64> {
     Some(centre.median * FAR_BELOW)
 }
 
-/// The nodes that kept their group from its end.
-fn named(check: &dyn ClusterCheck, group: &Group, record: &Record, names: &[String]) -> Vec<Node> {
-    let in_state = |wanted: &[&str]| {
-        let members: BTreeSet<&str> = members_in(check, record, wanted).collect();
-        let nodes = group.nodes.iter().copied();
-        let nodes = nodes.filter(|node| members.contains(names[*node].as_str()));
-        nodes.collect::<Vec<Node>>()
-    };
-    let gone = in_state(GONE);
-    let stuck = matches!(record.ending, Ending::TimedOut { .. });
-    // Who is behind is only told by others who wait, and only where nobody is gone, for whom all would wait. Who lags may wait
-    // for somebody itself.
-    if gone.is_empty() && stuck {
-        in_state(&["behind"])
-    } else {
-        gone
+/// The nodes that kept their group from its end: those that Slurm calls down, and whom the ranks tell of.
+fn named(check: &dyn ClusterCheck, tried: &Tried, names: &[String]) -> Vec<Node> {
+    let Tried {
+        group,
+        record,
+        standing,
+    } = tried;
+    let mut members: BTreeSet<&str> = standing.down().collect();
+    // What becomes of ranks when the allocation ends tells nothing of their nodes.
+    if standing.ended.is_none() {
+        members.extend(members_in(check, record, GONE));
+        let stuck = matches!(record.ending, Ending::TimedOut { .. });
+        // Who is behind is only told by others who wait, and only where nobody is gone, for whom all would wait. Who lags may
+        // wait for somebody itself.
+        if members.is_empty() && stuck {
+            members.extend(members_in(check, record, &["behind"]));
+        }
     }
+    let nodes = group.nodes.iter().copied();
+    nodes
+        .filter(|node| members.contains(names[*node].as_str()))
+        .collect()
 }
 
 /// The states of a node without which its group cannot come to an end.
@@ -261,18 +280,44 @@ pub(super) fn is_unknown(check: &dyn ClusterCheck, record: &Record) -> bool {
         && !has_broken(check, record)
 }
 
+/// Whether a group that was begun did not come to its end.
+pub(super) fn is_unfinished(record: &Record) -> bool {
+    matches!(
+        record.ending,
+        Ending::Failed { .. } | Ending::Killed { .. } | Ending::TimedOut { .. }
+    )
+}
+
+/// Adds this to what is told of a group that did not come to its end.
+pub(super) fn add_to_error(record: &mut Record, words: &str) {
+    let told = match &mut record.ending {
+        Ending::Failed { error } => Some(error),
+        Ending::TimedOut { .. } => record.notes.last_mut(),
+        Ending::Finished | Ending::Killed { .. } | Ending::Interrupted | Ending::Skipped { .. } => {
+            None
+        }
+    };
+    match told {
+        Some(told) => {
+            told.push_str("; ");
+            told.push_str(words);
+        }
+        None => record.notes.push(words.to_owned()),
+    }
+}
+
 /// What happened, if the group did not come to its end.
 pub(super) fn error(record: &Record) -> Option<String> {
     match &record.ending {
         Ending::Finished => None,
         Ending::Failed { error } => Some(error.clone()),
-        Ending::TimedOut { after_ms } => Some(match record.notes.last() {
-            Some(note) => note.clone(),
-            None => format!("stopped after {after_ms} ms"),
-        }),
+        Ending::TimedOut {
+            after_ms, doing, ..
+        } if doing.is_empty() => Some(format!("stopped after {after_ms} ms")),
+        Ending::TimedOut { doing, .. } => Some(doing.clone()),
         Ending::Killed { signal } => Some(format!("its process died of signal {signal}")),
         Ending::Interrupted => Some("the run was stopped".to_owned()),
-        Ending::Skipped { reason } => Some(reason.clone()),
+        Ending::Skipped { reason, .. } => Some(reason.clone()),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! All through Slurm's own commands, whose output formats are asked for by name so that they hold from release to release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -98,6 +98,13 @@ pub enum SlurmError {
     Stopped,
 }
 
+impl SlurmError {
+    /// Whether Slurm refused since it has no such job: it forgets those that have ended after some minutes.
+    fn is_of_no_job(&self) -> bool {
+        matches!(self, SlurmError::Refused { said, .. } if said.contains("Invalid job id"))
+    }
+}
+
 /// The nodes of an allocation as they are now, in Slurm's order, with those that Slurm itself calls down or not responding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes {
@@ -135,6 +142,144 @@ impl Drop for Allocation {
         drop(self.host.exec(&scancel));
         drop(self.salloc.take().map(JoinHandle::join));
     }
+}
+
+/// How an allocation and some nodes of it stand, in Slurm's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// That the allocation has ended, if it has, and in which state: no step begins in it any more.
+    pub ended: Option<String>,
+    /// The nodes that are not there as they should be. Where the allocation has ended for another reason than a node's
+    /// failure there are none, since its nodes are somebody else's by then.
+    pub away: Vec<Away>,
+}
+
+/// A node that is not there as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Away {
+    /// Its name.
+    pub node: String,
+    /// Whether Slurm calls it down or not responding. Otherwise it was taken away for a reason that need not be its own: an
+    /// operator drained it, or made the allocation smaller.
+    pub is_down: bool,
+    /// Whether it has left the allocation, so that no step can be started on it any more.
+    pub has_left: bool,
+    /// The state and the reason that Slurm gives.
+    pub words: String,
+}
+
+impl std::fmt::Display for Away {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Away { node, words, .. } = self;
+        match (self.is_down, self.has_left) {
+            (true, _) => write!(f, "Slurm calls {node} {words}"),
+            (false, _) => write!(
+                f,
+                "{node} is no longer in the allocation, and Slurm calls it {words}: somebody took it away, or it was down \
+                 for a while, and that accuses it of nothing"
+            ),
+        }
+    }
+}
+
+impl Standing {
+    /// What follows for `nodes`, which were all in the allocation when it was made, from Slurm's answers: the nodes that it
+    /// has now, if any, the state of its job, and a line `NODE STATE|REASON` for every node of the cluster.
+    pub fn read(
+        job: Job,
+        now: Option<&Nodes>,
+        state: &str,
+        states: &str,
+        nodes: &[String],
+    ) -> Standing {
+        let state = state.trim();
+        let ended = (now.is_none() || ENDED.contains(&state)).then(|| {
+            let state = match state {
+                "" => "Slurm remembers no more of it",
+                state => state,
+            };
+            format!(
+                "job {} has ended ({state}), so nothing can be started on its nodes any more",
+                job.0
+            )
+        });
+        if ended.is_some() && !BY_A_NODE.contains(&state) {
+            let away = Vec::new();
+            return Standing { ended, away };
+        }
+        let now = now.cloned().unwrap_or_default();
+        let up: BTreeSet<&str> = now.up.iter().map(String::as_str).collect();
+        let down: BTreeSet<&str> = now.down.iter().map(|(name, _)| name.as_str()).collect();
+        let mut said: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+        for line in states.lines() {
+            if let Some((name, rest)) = line.split_once(' ')
+                && let Some((state, reason)) = rest.split_once('|')
+            {
+                // A node in several partitions is listed for each.
+                said.entry(name).or_insert((state.trim(), reason.trim()));
+            }
+        }
+        let away = nodes.iter().filter(|node| !up.contains(node.as_str()));
+        let away = away.filter_map(|node| {
+            let (state, reason) = said.get(node.as_str())?;
+            let is_down = is_down(state);
+            // When an allocation ends, all of its nodes leave it.
+            let matters = is_down || ended.is_none();
+            matters.then(|| Away {
+                node: node.clone(),
+                is_down,
+                has_left: !down.contains(node.as_str()),
+                words: match *reason {
+                    "" | "none" => format!("`{state}`"),
+                    reason => {
+                        let reason: String = reason.chars().take(REASON_MAX).collect();
+                        format!("`{state}` ({reason})")
+                    }
+                },
+            })
+        });
+        let away = away.collect();
+        Standing { ended, away }
+    }
+
+    /// The nodes that Slurm calls down or not responding.
+    pub fn down(&self) -> impl Iterator<Item = &str> {
+        let down = self.away.iter().filter(|away| away.is_down);
+        down.map(|away| away.node.as_str())
+    }
+
+    /// What is to be told; nothing if all is as it should be.
+    pub fn words(&self) -> impl Iterator<Item = String> {
+        let away = self.away.iter().map(Away::to_string);
+        self.ended.iter().cloned().chain(away)
+    }
+}
+
+/// The states of a job that starts no step any more (`squeue(1)`, job state codes).
+const ENDED: &[&str] = &[
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "COMPLETING",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+];
+
+/// Those of them that may come of a node that failed: an allocation without `--no-kill` ends with its first node.
+/// `COMPLETING` hides the reason for a while.
+const BY_A_NODE: &[&str] = &["COMPLETING", "NODE_FAIL"];
+
+/// How much of a reason is repeated.
+const REASON_MAX: usize = 200;
+
+/// Whether a state is that of a node that Slurm has given up, or that does not respond (`*`).
+fn is_down(state: &str) -> bool {
+    state.starts_with("down") || state.ends_with('*')
 }
 
 /// Asks for an allocation.
@@ -287,6 +432,38 @@ pub fn nodes(host: &Host, job: Job) -> Result<Nodes, SlurmError> {
     Ok(nodes)
 }
 
+/// How an allocation stands, and these of its nodes.
+///
+/// # Errors
+/// When Slurm does not answer: nothing is known then.
+pub fn standing(host: &Host, job: Job, asked: &[String]) -> Result<Standing, SlurmError> {
+    let now = match nodes(host, job) {
+        Ok(now) => Some(now),
+        Err(SlurmError::Ended(_)) => None,
+        Err(error) => return Err(error),
+    };
+    // Asked last, so that an allocation that ends meanwhile is not taken for one that has lost its nodes.
+    let state = Command::new("squeue", ANSWER)
+        .args(["--noheader", "--states=all", "--format=%T"])
+        .args(["--jobs", &job.0.to_string()]);
+    let state = match ask(host, "squeue", &state) {
+        Err(error) if error.is_of_no_job() => String::new(),
+        answer => answer?.0,
+    };
+    let up = now.iter().flat_map(|now| &now.up);
+    let up: BTreeSet<&String> = up.collect();
+    let states = if asked.iter().all(|node| up.contains(node)) {
+        String::new()
+    } else {
+        // Of all nodes: a list of those that are asked for may be too long for an argument.
+        let states = Command::new("sinfo", ANSWER)
+            .args(["--noheader", "--Node", "--format=%N %T|%E"])
+            .keeping(LIST_BYTES);
+        ask(host, "sinfo", &states)?.0
+    };
+    Ok(Standing::read(job, now.as_ref(), &state, &states, asked))
+}
+
 /// The nodes of an allocation in Slurm's notation, which is short however many they are.
 pub(super) fn node_list(host: &Host, job: Job) -> Result<String, SlurmError> {
     nodes_of(host, job).map(|(_, list)| list)
@@ -298,7 +475,10 @@ fn nodes_of(host: &Host, job: Job) -> Result<(usize, String), SlurmError> {
     let list = Command::new("squeue", ANSWER)
         .args(["--noheader", "--jobs", &id, "--format=%D %N"])
         .keeping(LIST_BYTES);
-    let (list, _) = ask(host, "squeue", &list)?;
+    let list = match ask(host, "squeue", &list) {
+        Err(error) if error.is_of_no_job() => return Err(SlurmError::Ended(job.0)),
+        answer => answer?.0,
+    };
     // A job that has ended is remembered for some minutes, and listed as none or without nodes.
     let (count, list) = list.trim().split_once(' ').unwrap_or_default();
     let count = count.parse().unwrap_or(0);
@@ -331,8 +511,7 @@ fn sort(states: &str) -> Result<Nodes, SlurmError> {
         if !known.insert(name) {
             continue;
         }
-        // `*`: not responding.
-        if state.starts_with("down") || state.ends_with('*') {
+        if is_down(state) {
             nodes.down.push((name.to_owned(), state.to_owned()));
         } else {
             nodes.up.push(name.to_owned());

@@ -9,6 +9,7 @@ use dhc_thresholds::{
 };
 
 use super::outcome::Measured;
+use super::slurm::Away;
 use super::{Cluster, NodeLevel, located};
 use crate::localise::{Conclusion, Finding, Group, NodeFinding, Outcome, Place, Verdict};
 use crate::tables::{self, Chosen};
@@ -19,6 +20,8 @@ pub struct Answers {
     of_node: BTreeMap<String, Record>,
     /// How the last roll call ended that did not end well.
     broken: Option<Ending>,
+    /// Whether the run was over before all could be asked.
+    cut_short: bool,
 }
 
 impl Answers {
@@ -50,6 +53,11 @@ impl Answers {
         self.of_node.extend(nodes);
     }
 
+    /// The run was over before all could be asked: who has not answered is not absent for it.
+    pub fn cut_short(&mut self) {
+        self.cut_short = true;
+    }
+
     /// Whether a node answered.
     pub fn has(&self, node: &str) -> bool {
         self.of_node.get(node).is_some_and(|record| {
@@ -70,11 +78,23 @@ impl Answers {
     }
 
     /// The record of a node; one that is not there says why.
-    fn record(&self, node: &str, stopped: bool) -> Record {
-        if let Some(record) = self.of_node.get(node) {
+    fn record(&self, node: &str, away: Option<&Away>) -> Record {
+        if let Some(record) = self
+            .of_node
+            .get(node)
+            .filter(|_| away.is_none() || self.has(node))
+        {
             return record.clone();
         }
-        if stopped {
+        match away {
+            Some(away) if away.is_down => return absent(node, &away.to_string()),
+            Some(away) => {
+                let error = away.to_string();
+                return Record::new(roll_call::SPEC.name, Ending::Failed { error });
+            }
+            None => {}
+        }
+        if self.cut_short {
             return Record::new(roll_call::SPEC.name, Ending::Interrupted);
         }
         if self.of_node.is_empty() {
@@ -106,6 +126,10 @@ pub struct Known<'a> {
     pub findings: &'a [(&'static str, Finding)],
     /// Whether there was nobody to be compared with.
     pub local: bool,
+    /// The nodes that no step could be started on any more, by Slurm's word.
+    pub away: &'a BTreeMap<String, Away>,
+    /// In which words the allocation has ended, if it has.
+    pub ended: Option<&'a str>,
     /// Whether the run was stopped or ran out of time.
     pub over: bool,
 }
@@ -131,7 +155,8 @@ impl Known<'_> {
             .collect();
         let asked = !self.local && (self.over || !self.findings.is_empty());
         let up = self.cluster.nodes.iter().map(|name| {
-            let answer = self.answers.record(name, self.over);
+            let away = self.away.get(name);
+            let answer = self.answers.record(name, away);
             let boot_id = answer
                 .devices
                 .iter()
@@ -148,7 +173,10 @@ impl Known<'_> {
                 let reason = format!("kept out of collectives: {why}");
                 checks.push(judged(Record::new(
                     cluster_node::SPEC.name,
-                    Ending::Skipped { reason },
+                    Ending::Skipped {
+                        reason,
+                        lacks: None,
+                    },
                 )));
             } else if let Some(place) = places.get(name.as_str()).filter(|_| asked) {
                 let found: Vec<(&str, &NodeFinding)> = self
@@ -200,11 +228,10 @@ fn part_in_groups(name: &str, found: &[(&str, &NodeFinding)], known: &Known<'_>)
         )
     };
     let closer = located::words_of(&gravest.cause, &known.cluster.card_names(), known.answered);
-    let words = if closer.is_empty() {
-        words
-    } else {
-        format!("{words}; {closer}")
-    };
+    let away = known.away.get(name).map(Away::to_string);
+    let closer = Some(closer).filter(|closer| !closer.is_empty());
+    let words: Vec<String> = away.into_iter().chain([words]).chain(closer).collect();
+    let words = words.join("; ");
     let state = |word: &'static str, fault: &'static str| {
         cluster_node::STATE
             .of(subject(), word)
@@ -239,8 +266,12 @@ fn part_in_groups(name: &str, found: &[(&str, &NodeFinding)], known: &Known<'_>)
         Verdict::Undecided => record.gaps.push(Gap {
             metric: cluster_node::STATE.name.into(),
             subject: subject(),
-            why: if known.over {
+            why: if let Some(ended) = known.ended {
+                format!("{ended}: {words}")
+            } else if known.over {
                 format!("the run ended before enough was known: {words}")
+            } else if known.away.contains_key(name) {
+                words
             } else {
                 format!("the groups do not tell this node from the others: {words}")
             },

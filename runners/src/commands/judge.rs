@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dhc_runners::cli::{Format, MachineArgs};
 use dhc_runners::machine::Machine;
-use dhc_runners::{Exit, fleet, tables};
+use dhc_runners::{Exit, fleet, status, tables};
 use dhc_thresholds::Report;
 
 use super::{Failure, environment, host, measured, show};
@@ -106,12 +106,8 @@ fn instance_type(stored: &Report) -> Option<&str> {
 
 /// Refuses a result on which nobody should act any more.
 pub(crate) fn refuse_stale(report: &Report, machine: &MachineArgs) -> Result<(), Failure> {
-    let expires: jiff::Timestamp = report.run.expires_at.parse()?;
-    if jiff::Timestamp::now() > expires {
-        return Err(format!(
-            "the result expired at {expires}; run the checks again before acting on it"
-        )
-        .into());
+    if let Some(why) = status::out_of_time(report, jiff::Timestamp::now()) {
+        return Err(format!("{why}; run the checks again before acting on it").into());
     }
     let here = Machine::look(&host(machine, &BTreeMap::new()), &environment());
     for node in report.nodes.iter().filter(|node| node.name == here.name) {

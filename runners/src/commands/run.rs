@@ -17,7 +17,7 @@ use dhc_runners::journal::Journal;
 use dhc_runners::lines::Teller;
 use dhc_runners::localise::Settings;
 use dhc_runners::machine::{self, Machine};
-use dhc_runners::plan::{self, Selection};
+use dhc_runners::plan::{self, Options, Selection};
 use dhc_runners::prune;
 use dhc_runners::recover::Policy;
 use dhc_runners::render::{self, html};
@@ -72,7 +72,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
         machine.identity.instance_type = Some(named.to_owned());
         machine.identity.instance_type_from = Some("--instance-type".to_owned());
     }
-    if let Some(said) = machine.contradiction() {
+    if let Some(said) = machine.contradiction(&chosen.table) {
         eprintln!("dhc: warning: {}", render::printable(&said));
     }
     if let (true, Some(why)) = (chosen.table.is_generic(), machine.unread.first()) {
@@ -82,13 +82,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
         );
         eprintln!("dhc: warning: {}", render::printable(&said));
     }
-    let mut options: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for setting in &args.settings {
-        options
-            .entry(setting.check.clone())
-            .or_default()
-            .insert(setting.option.clone(), setting.value.clone());
-    }
+    let options = options(&args);
     // Until here a signal ends dhc at once, whatever file it waits for: nothing has begun, so nothing can be lost.
     for signal in [
         signal_hook::consts::SIGTERM,
@@ -103,11 +97,7 @@ fn run_here(args: RunArgs, teller: Option<Teller>) -> Result<Exit, Failure> {
     let run = Run {
         id: id.clone(),
         dhc: env!("CARGO_PKG_VERSION").to_owned(),
-        level: match args.level {
-            Level::Instance => "instance".to_owned(),
-            Level::Cluster => "cluster".to_owned(),
-            Level::All => "all".to_owned(),
-        },
+        level: args.level.word().to_owned(),
         started_at: now.to_string(),
         duration_ms: 0,
         expires_at: (now + jiff::SignedDuration::try_from(args.valid_for)?).to_string(),
@@ -146,7 +136,7 @@ struct Keeper {
     begun: Instant,
     machine: Machine,
     chosen: tables::Chosen,
-    options: BTreeMap<String, BTreeMap<String, String>>,
+    options: Options,
 }
 
 impl Keeper {
@@ -246,6 +236,15 @@ impl Keeper {
             Err(error) => eprintln!("dhc: {}", render::printable(&chain(&error))),
         }
     }
+}
+
+fn options(args: &RunArgs) -> Options {
+    let mut options = Options::new();
+    for setting in &args.settings {
+        let of_check = options.entry(setting.check.clone()).or_default();
+        of_check.insert(setting.option.clone(), setting.value.clone());
+    }
+    options
 }
 
 fn selection(args: &RunArgs) -> Selection {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::belief::Belief;
-use super::{Conclusion, Group, Leaf, Node, Outcome, Purpose, Rates, Tally, Verdict};
+use super::{Conclusion, Gone, Group, Leaf, Node, Outcome, Purpose, Rates, Tally, Verdict};
 
 /// Above this probability a node is open: it has to be looked at again.
 pub(super) const OPEN: f64 = 1e-3;
@@ -18,6 +18,9 @@ pub(super) const FAULTY: f64 = 0.9993;
 /// be left without any one other node.
 pub(super) const FAILS_MIN: u32 = 3;
 pub(super) const WITNESSES_MIN: usize = 2;
+
+/// Groups that have to name a node one after the other before it counts as one that takes part in nothing.
+const NAMED_RUNNING: u32 = 2;
 
 /// Groups that have to pass before a node counts as healthy.
 const PASSES_MIN: u32 = 2;
@@ -42,21 +45,34 @@ pub(super) struct Known {
     hung: u32,
     broken: u32,
     corrupted: u32,
-    /// Groups that named it, and whether it passed one after that.
+    /// Groups that named it, and those of them after which it has not worked.
     pub(super) named: u32,
-    worked_since: bool,
+    named_since: u32,
+    /// Why it cannot be measured any more, if it cannot.
+    pub(super) gone: Option<Gone>,
     /// Whom it was tried with as a suspect.
     pub(super) partners: BTreeSet<Node>,
 }
 
 impl Known {
+    /// Whether it is left out of all further groups.
     pub(super) fn is_out(&self) -> bool {
-        self.named >= 2 && !self.worked_since
+        self.gone.is_some() || self.is_absent() || self.is_unsteady()
+    }
+
+    /// Whether it takes part in nothing: it stopped all groups that it was in, or is down.
+    pub(super) fn is_absent(&self) -> bool {
+        self.gone == Some(Gone::Down) || self.named_since >= NAMED_RUNNING
+    }
+
+    /// Whether it was named as often as an accusation needs, and worked in between.
+    pub(super) fn is_unsteady(&self) -> bool {
+        self.named >= FAILS_MIN
     }
 
     /// Named, and not tried often enough since to say what it is.
     pub(super) fn is_to_be_tried(&self) -> bool {
-        self.named == 1 && !self.worked_since
+        self.named_since > 0 && !self.is_out()
     }
 
     /// Whether what it is accused of is wrong results.
@@ -138,7 +154,7 @@ impl Evidence {
             Outcome::Named(named) => {
                 for node in named.iter().filter(|node| group.nodes.contains(node)) {
                     self.nodes[*node].named += 1;
-                    self.nodes[*node].worked_since = false;
+                    self.nodes[*node].named_since += 1;
                     self.closed = None;
                 }
             }
@@ -149,12 +165,23 @@ impl Evidence {
         }
     }
 
+    /// This node cannot be measured any more. Whether that is new.
+    pub(super) fn lose(&mut self, node: Node, gone: Gone) -> bool {
+        let is_new = self.nodes[node].gone.is_none();
+        if is_new {
+            self.nodes[node].gone = Some(gone);
+            // Without it everybody else has to be shown to be good.
+            self.closed = self.closed.take().filter(|_| gone != Gone::Down);
+        }
+        is_new
+    }
+
     fn passed(&mut self, group: &Group) {
         self.belief.learn(&group.nodes, false);
         self.passed_groups += 1;
         for node in &group.nodes {
             self.nodes[*node].passed += 1;
-            self.nodes[*node].worked_since = true;
+            self.nodes[*node].named_since = 0;
         }
         match group.purpose {
             Purpose::Whole => self.whole_passed = true,
@@ -179,7 +206,10 @@ impl Evidence {
             known.hung += u32::from(*outcome == Outcome::Hung);
             known.broken += u32::from(*outcome == Outcome::Broken);
             known.corrupted += u32::from(*outcome == Outcome::Corrupted);
-            known.worked_since = true;
+            // A group that got stuck shows of nobody that it works.
+            if matches!(outcome, Outcome::Failed | Outcome::Corrupted) {
+                known.named_since = 0;
+            }
         }
         if group.purpose == Purpose::Path {
             // Both are good with others: what is left is the path.
@@ -238,8 +268,8 @@ impl Evidence {
     /// Nodes that have to be looked at again.
     pub(super) fn open(&self) -> Vec<Node> {
         let is_open = |node: &Node| {
-            self.belief(*node) > OPEN && !self.is_proven(*node)
-                || self.nodes[*node].is_to_be_tried()
+            let doubtful = self.belief(*node) > OPEN || self.nodes[*node].is_to_be_tried();
+            doubtful && !self.is_proven(*node)
         };
         let mut open = self.active();
         open.retain(is_open);
@@ -255,14 +285,15 @@ impl Evidence {
             && self.failed_at_home(node)
     }
 
-    /// Nodes that are faulty, those that do not answer left out.
+    /// Nodes that are faulty, those left out that cannot be measured any more.
     pub(super) fn proven(&self) -> impl Iterator<Item = Node> {
         self.all()
             .filter(|node| self.is_proven(*node) && !self.nodes[*node].is_out())
     }
 
     pub(super) fn is_accused(&self, node: Node) -> bool {
-        self.is_proven(node) || self.nodes[node].is_out()
+        let known = &self.nodes[node];
+        self.is_proven(node) || known.is_absent() || known.is_unsteady()
     }
 
     pub(super) fn is_anybody_accused(&self) -> bool {
@@ -375,7 +406,7 @@ impl Evidence {
         let by_leaf = self.leaves.is_some();
         if self.whole_passed
             && self.closings.failed == 0
-            && rest.len() == self.nodes.len()
+            && !self.is_anybody_accused()
             && !(by_leaf && self.parts.failed >= UNEXPLAINED_MIN)
         {
             return rest.iter().all(enough);

@@ -201,6 +201,15 @@ impl Outcome {
     }
 }
 
+/// Why a node cannot be measured any more, by the word of whoever lends the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It is down.
+    Down,
+    /// It was taken away, for a reason that need not be its own.
+    TakenAway,
+}
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -217,13 +226,13 @@ pub enum Verdict {
     Healthy,
     /// It was named once, and worked when it was tried again.
     Interrupted,
-    /// More likely faulty than not, without the proof that an accusation needs.
+    /// More likely faulty than not, without the proof that an accusation needs; or it was named again after it had worked.
     Suspect,
     /// Not enough is known.
     Undecided,
-    /// It was named in two groups, and worked in none after the first.
+    /// It was named in two groups, and worked in none after the first; or it is down.
     Unresponsive,
-    /// Groups with it get stuck, and come to their end without it.
+    /// Groups with it get stuck, and come to their end without it; or three named it, and it worked in between.
     Hanging,
     /// Groups with it end in errors, and come to their end without it.
     Breaking,

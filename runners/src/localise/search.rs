@@ -6,8 +6,8 @@ use super::leaves::Leaves;
 use super::paths::Paths;
 use super::survey::Survey;
 use super::{
-    Cause, Conclusion, Finding, Group, Layout, Node, NodeFinding, Outcome, PathFinding, Purpose,
-    Random, Settings, Step, Verdict, parts, suspects,
+    Cause, Conclusion, Finding, Gone, Group, Layout, Node, NodeFinding, Outcome, PathFinding,
+    Purpose, Random, Settings, Step, Verdict, parts, suspects,
 };
 
 /// How often the nodes are parted anew while no part passes, before all are taken to be alike.
@@ -173,20 +173,27 @@ impl Search {
         }
     }
 
+    /// From now on this node cannot be measured. Told after the groups of a wave, or before the first one, once or every time.
+    pub fn lose(&mut self, node: Node, gone: Gone) {
+        if self.evidence.lose(node, gone) {
+            self.blind = 0;
+        }
+    }
+
     /// The groups of the next wave, or what is known if there is none to be had.
     fn plan(&mut self) -> Result<Vec<Group>, Conclusion> {
-        let all: Vec<Node> = self.evidence.all().collect();
-        if all.len() < 2 || self.blind >= BLIND_MAX {
+        if self.evidence.all().len() < 2 || self.blind >= BLIND_MAX {
             return Err(Conclusion::NotKnown);
         }
         if self.waves >= self.settings.waves_max && self.paths.is_none() {
             return Err(self.evidence.conclusion());
         }
-        if self.waves == 0 {
-            return Ok(vec![Group::new(all, Purpose::Whole)]);
-        }
-        if self.evidence.active().len() < 2 {
+        let active = self.evidence.active();
+        if active.len() < 2 {
             return Err(self.evidence.conclusion());
+        }
+        if self.waves == 0 {
+            return Ok(vec![Group::new(active, Purpose::Whole)]);
         }
         if self.partings == 0 || self.evidence.lacks_contrast() {
             return self.part();
@@ -373,7 +380,7 @@ impl Search {
         let evidence = &self.evidence;
         let known = &evidence.nodes[node];
         let probability = evidence.belief(node);
-        let verdict = if known.is_out() {
+        let verdict = if known.is_absent() {
             Verdict::Unresponsive
         } else if matches!(conclusion, Conclusion::AllAlike | Conclusion::Rails)
             || conclusion == Conclusion::NotKnown && !evidence.is_proven(node)
@@ -381,9 +388,11 @@ impl Search {
             Verdict::Undecided
         } else if evidence.is_proven(node) {
             known.accusation()
-        } else if known.is_to_be_tried() {
+        } else if known.is_unsteady() {
+            Verdict::Hanging
+        } else if known.is_to_be_tried() || known.gone.is_some() {
             Verdict::Undecided
-        } else if probability > 0.5 {
+        } else if probability > 0.5 || known.named > 1 {
             Verdict::Suspect
         } else if known.named > 0 {
             Verdict::Interrupted

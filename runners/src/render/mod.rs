@@ -100,6 +100,8 @@ fn headline(node: &NodeReport, report: &Report) -> String {
         .as_deref()
         .unwrap_or("instance type not known");
     let contradicting = identity.contradicting_type.as_ref();
+    // Where it is the table that firmware contradicts, the table's name stands behind.
+    let contradicting = contradicting.filter(|other| *other != kind);
     let but = contradicting.map_or_else(String::new, |other| {
         format!(", though firmware says {other}")
     });
@@ -141,7 +143,7 @@ pub(crate) fn summary(check: &CheckReport) -> String {
 }
 
 fn found(check: &CheckReport) -> String {
-    if let Some(reason) = check.skipped() {
+    if let (Status::Skip, Some(reason)) = (check.status, check.skipped()) {
         return reason.to_owned();
     }
     let judged = check

@@ -13,12 +13,13 @@
 pub(crate) mod cluster;
 pub(crate) mod dead_file_system;
 pub(crate) mod gpu_cluster;
+pub(crate) mod gpus;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use dhc_fixtures::FakeNode;
-use dhc_thresholds::{Action, CheckReport, Finding, Report, Status};
+use dhc_thresholds::{Action, CheckReport, Finding, GroupReport, Report, Status};
 
 /// `dhc`, a machine to run it on, and a directory for its results.
 pub(crate) struct Dhc {
@@ -97,6 +98,31 @@ impl Dhc {
     }
 }
 
+/// The beginning of an `mpirun` that says hello for roll calls, from the first host of its command line, and ends.
+pub(crate) const ROLL_CALL: &str = r#"case "$*" in *roll_call*)
+echo '{"hello":{"rank":0,"host":"'"${2%%:*}"'","boot":"b","pid":1}}'; exit ;; esac"#;
+
+/// The worker of collectives, which has to be built.
+#[track_caller]
+pub(crate) fn rank() -> PathBuf {
+    let rank = Path::new(env!("CARGO_BIN_EXE_dhc")).with_file_name("dhc-rank");
+    assert!(
+        rank.is_file(),
+        "dhc-rank is not built: cargo build --package dhc-rank"
+    );
+    rank
+}
+
+/// A built-in policy, but one that is meant.
+pub(crate) fn enforced_policy(built_in: &str) -> String {
+    let mut dhc = Command::new(env!("CARGO_BIN_EXE_dhc"));
+    let output = dhc.args(["recover", "policy", built_in]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let enforced = text.replace("mode = \"observe\"", "mode = \"enforce\"");
+    assert_ne!(text, enforced);
+    enforced
+}
+
 /// The parts of a finished `dhc run --format json`.
 pub(crate) fn outcome(output: Output) -> Outcome {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -151,6 +177,20 @@ impl Outcome {
             .iter()
             .filter(|finding| finding.status == status)
             .collect()
+    }
+
+    /// The groups of the first search of the cluster level, in the order in which they were measured.
+    pub(crate) fn groups(&self) -> Vec<&GroupReport> {
+        let cluster = self.report.cluster.as_ref();
+        let search = &cluster.expect("the cluster level was run").searches[0];
+        search.waves.iter().flat_map(|wave| &wave.groups).collect()
+    }
+
+    /// The nodes that failed.
+    pub(crate) fn accused(&self) -> Vec<&str> {
+        let nodes = self.report.nodes.iter();
+        let accused = nodes.filter(|node| node.status == Status::Fail);
+        accused.map(|node| node.name.as_str()).collect()
     }
 
     /// Status of the node and the action that is suggested.

@@ -41,6 +41,11 @@ pub fn find(name: &str, metrics: &[&Metric]) -> Option<Table> {
 }
 
 fn load_below(name: &str, metrics: &[&Metric], depth: usize) -> Option<Result<Table, TableErrors>> {
-    let base = |base: &str| load_below(base, metrics, depth.checked_sub(1)?)?.ok();
+    // Its own name is no other table that it could extend.
+    let base = |base: &str| {
+        (base != name)
+            .then(|| load_below(base, metrics, depth.checked_sub(1)?)?.ok())
+            .flatten()
+    };
     Some(Table::parse(text(name)?, name, metrics, &base))
 }

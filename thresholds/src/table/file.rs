@@ -59,7 +59,8 @@ pub struct TableFile {
     /// Other names of the type, as DMI or people give them.
     #[serde(default)]
     aliases: Vec<String>,
-    /// The table whose entries hold where this file says nothing; `generic` if it is left out.
+    /// The table whose entries hold where this file says nothing; if it is left out, the built-in one of the same instance type,
+    /// or `generic` where there is none.
     #[schemars(with = "Option<String>")]
     extends: Option<Spanned<String>>,
     /// What hardware is due.
@@ -204,11 +205,9 @@ impl Reading<'_> {
             self.refuse(file.instance_type.span().start, what);
         }
         let instance_type = file.instance_type.into_inner();
-        let extends = file.extends.as_ref().map(|name| name.get_ref().clone());
         let mut table = self.base(file.extends, &instance_type, base);
         table.instance_type = instance_type;
         table.aliases = file.aliases;
-        table.extends = extends;
         let mut seen = BTreeMap::new();
         for entry in file.hardware {
             let at = entry.span().start;
@@ -252,7 +251,7 @@ impl Reading<'_> {
         table
     }
 
-    /// The table that this one starts from.
+    /// The table that this one starts from, with its name as what is extended.
     fn base(
         &mut self,
         extends: Option<Spanned<String>>,
@@ -266,21 +265,32 @@ impl Reading<'_> {
             hardware: BTreeMap::new(),
             limits: Vec::new(),
         };
+        let extending = |name: &str, table: Table| Table {
+            extends: Some(name.to_owned()),
+            ..table
+        };
         let Some(extends) = extends else {
             return if instance_type == GENERIC {
                 empty()
+            } else if let Some(own) = base(instance_type) {
+                extending(instance_type, own)
             } else {
-                base(GENERIC).unwrap_or_else(empty)
+                let generic = base(GENERIC).unwrap_or_else(empty);
+                Table {
+                    extends: None,
+                    ..generic
+                }
             };
         };
         let name = extends.get_ref();
-        base(name).unwrap_or_else(|| {
-            let what = format!(
-                "there is no built-in table `{name}` to extend; `dhc thresholds show` lists them"
-            );
-            self.refuse(extends.span().start, what);
-            empty()
-        })
+        if let Some(table) = base(name) {
+            return extending(name, table);
+        }
+        let what = format!(
+            "there is no built-in table `{name}` to extend; `dhc thresholds show` lists them"
+        );
+        self.refuse(extends.span().start, what);
+        empty()
     }
 
     fn limit(&mut self, entry: LimitEntry, metrics: &[&Metric]) -> Option<Limit> {

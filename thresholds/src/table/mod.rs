@@ -37,7 +37,7 @@ pub struct Table {
     pub instance_type: String,
     /// Other names by which firmware or people call it.
     pub aliases: Vec<String>,
-    /// The table that it extends, if its text names one.
+    /// The table that it extends, unless that is the generic one for want of another.
     pub extends: Option<String>,
     /// What is counted; a kind that is not here is not known of this type.
     pub hardware: BTreeMap<Hardware, Due>,
@@ -185,7 +185,10 @@ impl Bounds {
 
 /// A number, or the number of some hardware that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a number, or the count of some hardware, such as { hardware = \"nvidia_gpu\" }"
+)]
 pub enum Number {
     /// This number.
     Fixed(f64),
@@ -210,6 +213,12 @@ impl Table {
     /// How many of this hardware are due, if the table says.
     pub fn due(&self, hardware: Hardware) -> Option<u64> {
         self.hardware.get(&hardware).map(|due| due.count)
+    }
+
+    /// How many are due of all hardware that the table speaks of.
+    pub fn all_due(&self) -> BTreeMap<Hardware, u64> {
+        let due = self.hardware.iter();
+        due.map(|(hardware, due)| (*hardware, due.count)).collect()
     }
 
     /// The number that is meant, if the table knows it.

@@ -12,6 +12,7 @@ use self::kernels::{Known, Seeded};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
+use crate::foresight::Cause;
 use crate::format::sysfs;
 use crate::host::load;
 use crate::host::vector::mixed;
@@ -61,7 +62,8 @@ it and computes, again and again: numbers of the Mersenne twister and of a gener
 numbers stand in ISO C++), a chaotic chain of floating point operations (its answer was computed ahead with whole
 numbers alone), AES (FIPS 197, NIST's Monte Carlo test), SHA-256 (FIPS 180-4), and the same chaotic chain on each vector
 unit that the CPU has: AVX2, AVX-512, NEON. Beside these, every CPU computes the same things from beginnings that
-differ in each round, and the CPUs are compared with one another, since many faults show with some numbers only.
+differ in each round, and the CPUs are compared with one another, since many faults show with some numbers only. After some
+thousand rounds they begin anew, and every CPU has to give its own answers again.
 
 A wrong answer names the CPU. Where CPUs disagree and there are too few for a majority, all of them together are named.
 A CPU that is online and that this process may not use is not measured, so the verdict is unknown then: run dhc
@@ -85,8 +87,9 @@ const SECONDS: OptionSpec = OptionSpec {
 /// A CPU that was wrong this often needs no more of it.
 const WRONG_ENOUGH: u64 = 16;
 
-/// Rounds in which CPUs are compared with one another; a core does thousands in a minute, and all have to be kept.
-const COMPARED_MAX: usize = 2048;
+/// How many rounds differ from one another. Their answers are kept, to compare the CPUs with one another in the end; a CPU that
+/// has done them all begins anew, and has to give the same answers again.
+const ROUNDS_KEPT: usize = 2048;
 
 /// What starting a thread on each of some hundred CPUs takes, and the last round of each.
 const AROUND: Duration = Duration::from_secs(2);
@@ -106,6 +109,10 @@ impl InstanceCheck for CpuStress {
             // Where other work has the CPUs, a round at the lowest priority may take long.
             deadline: expected * 2 + Duration::from_secs(30),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::SilentCorruption, Cause::Cpu]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
@@ -301,19 +308,29 @@ impl Work {
     fn until(&self, end: Instant) -> Done {
         let mut done = Done::default();
         let begun = load::processor_time();
-        while done.rounds == 0 || (Instant::now() < end && done.wrong < WRONG_ENOUGH) {
+        for round in (0..ROUNDS_KEPT).cycle() {
+            if done.rounds > 0 && (Instant::now() >= end || done.wrong >= WRONG_ENOUGH) {
+                break;
+            }
             for known in &self.known {
                 if (known.compute)() != known.answer {
                     done.wrong += 1;
                     done.note(known.unit);
                 }
             }
-            // Every CPU begins a round with the same seed, and no two rounds begin alike.
-            let seed = mixed(done.rounds);
+            // Every CPU begins a round with the same seed.
+            let seed = mixed(round as u64);
             let answers = self.seeded.iter().map(|seeded| (seeded.compute)(seed));
             let answers: Vec<u64> = answers.collect();
-            if done.answers.len() < COMPARED_MAX {
-                done.answers.push(answers);
+            match done.answers.get(round).cloned() {
+                Some(before) => {
+                    let pairs = before.iter().zip(&answers).zip(&self.seeded);
+                    for (_, seeded) in pairs.filter(|((before, now), _)| before != now) {
+                        done.wrong += 1;
+                        done.note(seeded.unit);
+                    }
+                }
+                None => done.answers.push(answers),
             }
             done.rounds += 1;
         }
@@ -406,6 +423,8 @@ fn compare(answers: &[&[Vec<u64>]]) -> Compared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use dhc_thresholds::{Action, Ending, Record, Status, Table, built_in, judge};
 
     use super::*;
@@ -413,10 +432,14 @@ mod tests {
 
     /// What the check records when the CPUs do this work for a moment.
     fn record_of(work: &Work) -> Record {
+        record_of_so_long(work, Duration::from_millis(1))
+    }
+
+    fn record_of_so_long(work: &Work, length: Duration) -> Record {
         let cpus = load::allowed_cpus().unwrap();
         let mut lines = Vec::new();
         let mut recorder = Recorder::new(&SPEC, &mut lines);
-        stress(work, &cpus, Duration::from_millis(1), &mut recorder).unwrap();
+        stress(work, &cpus, length, &mut recorder).unwrap();
         let mut record = Record::new(SPEC.name, Ending::Finished);
         for line in lines.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()) {
             match serde_json::from_slice(line).unwrap() {
@@ -511,6 +534,30 @@ mod tests {
             2 => assert_eq!(named, ["cpus"]),
             _ => assert_eq!(named, [format!("cpu{liar}")]),
         }
+    }
+
+    #[test]
+    fn a_cpu_that_turns_wrong_after_all_rounds_are_known_is_named() {
+        let liar = *load::allowed_cpus().unwrap().last().unwrap();
+        let calls = AtomicUsize::new(0);
+        let compute = move |seed| {
+            let is_late = lies_on(liar) && calls.fetch_add(1, Ordering::Relaxed) >= ROUNDS_KEPT;
+            seed + u64::from(is_late)
+        };
+        let work = Work {
+            known: Vec::new(),
+            seeded: vec![Seeded {
+                unit: "float",
+                compute: Box::new(compute),
+            }],
+        };
+        let record = record_of_so_long(&work, Duration::from_millis(300));
+        let found = record
+            .measurements
+            .iter()
+            .find(|found| found.metric == WRONG.name && found.subject.name == format!("cpu{liar}"));
+        let found = found.unwrap();
+        assert!(found.value.number() > Some(0.0), "{found:?}");
     }
 
     #[test]

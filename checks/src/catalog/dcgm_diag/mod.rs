@@ -1,5 +1,6 @@
 //! DCGM's own diagnostic: `dcgmi diag -r LEVEL -j`, of every release from 2.0 to 4.6.
 
+mod names;
 mod preflight;
 mod told;
 
@@ -8,10 +9,13 @@ use std::time::Duration;
 
 use dhc_thresholds::{Hardware, Metric, Role, Subject, Unit};
 
+use self::names::Names;
+use self::preflight::Serials;
 use self::told::{Summary, Told, told};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
+use crate::foresight::Cause;
 use crate::format::dcgmi::{self, DcgmError, DcgmiError, Diagnosis, Exit, Grade, Severity};
 use crate::host::{Command, Ended, ExecError, Output};
 
@@ -90,6 +94,9 @@ the bus, a recovery action of the driver) are taken at their word. A test that c
 although the level promises it, makes the result unknown: it is neither a pass nor a fault. Releases before 3.2 print
 no numbers; their failures are taken as failures of unknown gravity, unless dcgmi's exit status says ISOLATE.
 
+DCGM numbers GPUs by itself. One whose serial number NVML knows is called as NVML calls it; one that NVML knows under another
+serial number is called `dcgm-gpu2` and the like. A GPU that NVML has and DCGM does not name is untested, not missing.
+
 The level is an option: `--set dcgm-diag.level=2`. Nothing else may use the GPUs meanwhile, and MIG has to be off.";
 
 /// How much of DCGM's diagnostic is run.
@@ -128,9 +135,20 @@ impl InstanceCheck for DcgmDiag {
         Level::of(LEVEL.number_in(options)).budget()
     }
 
+    fn foresees(&self) -> &'static [Cause] {
+        &[
+            Cause::AcceleratorLost,
+            Cause::AcceleratorLink,
+            Cause::AcceleratorMemory,
+            Cause::AcceleratorSram,
+            Cause::SystemProcessor,
+            Cause::SilentCorruption,
+        ]
+    }
+
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {
         let level = Level::of(task.number(&SPEC, LEVEL.name)?);
-        let driver_has = preflight::run(&task.host, level, record)?;
+        let nvml_has = preflight::run(&task.host, level, record)?;
         record.progress(format!(
             "DCGM's diagnostic of level {} is running",
             level.number()
@@ -142,7 +160,7 @@ impl InstanceCheck for DcgmDiag {
         }
         let status = exit_status(&output, level)?;
         let diagnosis = diagnosis(&output, status)?;
-        tell(&diagnosis, level, status, driver_has, record)
+        tell(&diagnosis, level, status, nvml_has.as_ref(), record)
     }
 }
 
@@ -186,26 +204,32 @@ fn diagnosis(output: &Output, status: i32) -> Result<Diagnosis, CheckError> {
             output.stdout.total_bytes
         )));
     }
+    let complaint = match output.stderr.first_line() {
+        line if line.is_empty() => String::new(),
+        line => format!("; on standard error it said `{line}`"),
+    };
     dcgmi::read(&output.stdout.kept()).map_err(|error| match Exit::of_status(status) {
         Exit::CouldNotRun(meaning) => {
             let said = match &error {
                 DcgmiError::NoDocument { said } => format!(" (it said `{said}`)"),
                 _ => String::new(),
             };
-            CheckError::Unavailable(format!("dcgmi ended with {status}: {meaning}{said}"))
+            let what = format!("dcgmi ended with {status}: {meaning}{said}{complaint}");
+            CheckError::Unavailable(what)
         }
         Exit::Clean | Exit::Error | Exit::Isolate | Exit::Unknown => {
-            CheckError::NotUnderstood(format!("{} (dcgmi ended with {status})", chain(&error)))
+            let why = chain(&error);
+            CheckError::NotUnderstood(format!("{why} (dcgmi ended with {status}{complaint})"))
         }
     })
 }
 
-/// Records all that follows from the diagnosis and the exit status. `driver_has` is the number of GPUs that NVML knows.
+/// Records all that follows from the diagnosis and the exit status. `nvml_has` are the GPUs that NVML knows, if it told.
 fn tell(
     diagnosis: &Diagnosis,
     level: Level,
     status: i32,
-    driver_has: Option<u32>,
+    nvml_has: Option<&Serials>,
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     for (metric, version) in [
@@ -220,28 +244,15 @@ fn tell(
     if diagnosis.results.is_empty() {
         return conclusion.map(|_| ());
     }
-    match diagnosis.gpus.len().max(diagnosis.gpu_device_ids.len()) {
-        0 => record.gap(
-            &GPUS,
-            Subject::node(),
-            "this release of DCGM names no GPU at this level",
-        )?,
-        // Without a list, a GPU that no result names may be there all the same.
-        gpus if !diagnosis.has_inventory
-            && driver_has.map(|count| count as usize) != Some(gpus) =>
-        {
-            let all = driver_has.map_or("an unknown number".to_owned(), |count| count.to_string());
-            let why = format!(
-                "this release of DCGM lists no GPUs, and its results name {gpus} of {all} that the driver has"
-            );
-            record.gap(&GPUS, Subject::node(), why)?;
-        }
-        gpus => record.measure(&GPUS, Subject::node(), gpus)?,
-    }
+    let names = Names::new(diagnosis, nvml_has.map_or(&[], Vec::as_slice));
+    count(diagnosis, &names, nvml_has.map(Vec::len), record)?;
     for (&gpu, serial) in &diagnosis.serials {
-        record.device(Subject::gpu(gpu), [("serial", serial.clone())])?;
+        record.device(names.gpu(gpu), [("serial", serial.clone())])?;
     }
-    let mut told = told(diagnosis, level);
+    for remark in &names.remarks {
+        record.note(remark)?;
+    }
+    let mut told = told(diagnosis, &names, level);
     let failed = match conclusion {
         Ok(more) => {
             told.extend(more);
@@ -264,6 +275,42 @@ fn tell(
         Some(error) => Err(error),
         None => record.note(summary),
     }
+}
+
+/// Records how many GPUs DCGM names. That it names fewer than NVML has says nothing of the others but that they are untested.
+fn count(
+    diagnosis: &Diagnosis,
+    names: &Names,
+    nvml_has: Option<usize>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let gpus = diagnosis.gpus.len().max(diagnosis.gpu_device_ids.len());
+    let why = match nvml_has {
+        _ if gpus == 0 => "this release of DCGM names no GPU at this level".to_owned(),
+        // Without a list, a GPU that no result names may be there all the same.
+        _ if !diagnosis.has_inventory && nvml_has != Some(gpus) => {
+            let all = nvml_has.map_or("an unknown number".to_owned(), |count| count.to_string());
+            format!(
+                "this release of DCGM lists no GPUs, and its results name {gpus} of {all} that the driver has"
+            )
+        }
+        Some(all) if gpus < all => {
+            let unnamed = names.unnamed.iter().copied();
+            let unnamed: Vec<String> = unnamed.map(|index| Subject::gpu(index).name).collect();
+            // Where serial numbers contradict each other, it is not known which ones are left.
+            let which = if gpus + unnamed.len() == all {
+                format!(", and not {}", unnamed.join(", "))
+            } else {
+                String::new()
+            };
+            format!(
+                "DCGM tested {gpus} of the {all} GPUs that NVML has{which}; see `dcgmi discovery -l`, and restart the host \
+                 engine if it was started before the GPU was there (systemctl restart nvidia-dcgm)"
+            )
+        }
+        _ => return record.measure(&GPUS, Subject::node(), gpus),
+    };
+    record.gap(&GPUS, Subject::node(), why)
 }
 
 /// What the exit status adds to the document.

@@ -16,8 +16,11 @@ const DIAGNOSTIC: &str = "nvvs";
 /// How long NVML may take: without persistence mode it wakes every GPU, which takes seconds for each.
 const NVML_LIMIT: Duration = Duration::from_secs(60);
 
-/// Looks whether anything is in the way, and says what could not be looked at and what the run depends on. Returns how many
-/// GPUs NVML knows.
+/// The GPUs that NVML counts, each with its serial number if it tells one.
+pub(super) type Serials = Vec<Option<String>>;
+
+/// Looks whether anything is in the way, and says what could not be looked at and what the run depends on. Returns the GPUs
+/// that NVML knows.
 ///
 /// # Errors
 /// When the diagnostic would be refused, or would measure something else than idle GPUs.
@@ -25,9 +28,9 @@ pub(super) fn run(
     host: &Host,
     level: Level,
     record: &mut Recorder<'_>,
-) -> Result<Option<u32>, CheckError> {
+) -> Result<Option<Serials>, CheckError> {
     engine(host, record)?;
-    let (count, obstacles) = match obstacles_in_time(host, level) {
+    let (serials, obstacles) = match obstacles_in_time(host, level) {
         Ok(answer) => answer,
         Err(why) => {
             record.note(format!(
@@ -37,7 +40,7 @@ pub(super) fn run(
         }
     };
     if obstacles.is_empty() {
-        return Ok(Some(count));
+        return Ok(Some(serials));
     }
     Err(CheckError::Unavailable(format!(
         "DCGM's diagnostic was not started: {}",
@@ -67,21 +70,24 @@ fn engine(host: &Host, record: &mut Recorder<'_>) -> Result<(), CheckError> {
 }
 
 /// As [`obstacles`], which a stuck driver would keep for ever: it is asked in a thread of its own.
-fn obstacles_in_time(host: &Host, level: Level) -> Result<(u32, Vec<String>), String> {
+fn obstacles_in_time(host: &Host, level: Level) -> Result<(Serials, Vec<String>), String> {
     let (host, (answer, heard)) = (host.clone(), channel());
     thread::spawn(move || answer.send(obstacles(&host, level)));
     let late = |_| format!("NVML has not answered within {} s", NVML_LIMIT.as_secs());
     heard.recv_timeout(NVML_LIMIT).map_err(late)?
 }
 
-/// How many GPUs there are and what of them stands in the way, or why they could not be asked. A GPU that does not answer is not in the way: what
-/// DCGM says of it is worth hearing.
-fn obstacles(host: &Host, level: Level) -> Result<(u32, Vec<String>), String> {
+/// The GPUs and what of them stands in the way, or why they could not be asked. A GPU that does not answer is not in the way:
+/// what DCGM says of it is worth hearing.
+fn obstacles(host: &Host, level: Level) -> Result<(Serials, Vec<String>), String> {
     let nvml = host.nvml().map_err(|error| chain(&error))?;
     let count = nvml.device_count().map_err(|error| error.to_string())?;
+    let mut serials = Vec::new();
     let mut obstacles = Vec::new();
     for index in 0..count {
-        let Ok(gpu) = nvml.device_by_index(index) else {
+        let gpu = nvml.device_by_index(index);
+        serials.push(gpu.as_ref().ok().and_then(|gpu| gpu.serial().ok()));
+        let Ok(gpu) = gpu else {
             continue;
         };
         if gpu.mig_mode().is_ok_and(|mode| mode.current != 0) {
@@ -108,7 +114,7 @@ fn obstacles(host: &Host, level: Level) -> Result<(u32, Vec<String>), String> {
             }
         }
     }
-    Ok((count, obstacles))
+    Ok((serials, obstacles))
 }
 
 /// Number and name of every process; those that end while they are looked at are left out.

@@ -7,8 +7,9 @@ use std::fmt;
 
 use dhc_thresholds::{Action, Faults, Kind, Measurement, Subject};
 
+use super::names::Names;
 use super::{Level, TEST_RESULT};
-use crate::format::dcgmi::{DcgmError, Diagnosis, Entity, Grade, SOFTWARE, TestResult};
+use crate::format::dcgmi::{self, DcgmError, Diagnosis, Entity, Grade, SOFTWARE, TestResult};
 
 /// The tests that each level runs in every release, with the first level that has them (NVIDIA/DCGM,
 /// `nvvs/src/NvidiaValidationSuite.cpp`). The others (`eud`, `nvbandwidth`, `nccl_tests`, …) depend on the release, on
@@ -42,17 +43,17 @@ pub(super) enum Told {
 }
 
 /// All that follows from `diagnosis` of a run at `level`, in DCGM's order.
-pub(super) fn told(diagnosis: &Diagnosis, level: Level) -> Vec<Told> {
+pub(super) fn told(diagnosis: &Diagnosis, names: &Names, level: Level) -> Vec<Told> {
     let results = diagnosis.results.iter();
     let mut told: Vec<Told> = results
-        .flat_map(|result| of_result(result, level))
+        .flat_map(|result| of_result(result, names, level))
         .collect();
-    told.extend(not_mentioned(diagnosis, level));
+    told.extend(not_mentioned(diagnosis, names, level));
     told
 }
 
-fn of_result(result: &TestResult, level: Level) -> Vec<Told> {
-    let subject = subject(result);
+fn of_result(result: &TestResult, names: &Names, level: Level) -> Vec<Told> {
+    let subject = subject(result, names);
     match result.grade() {
         Grade::Pass => vec![measured(subject, Grade::Pass)],
         grade @ (Grade::Skip | Grade::NotRun) => {
@@ -111,7 +112,7 @@ fn of_error(subject: &Subject, error: &DcgmError) -> Told {
 }
 
 /// A gap for each promised test of which the document says nothing, GPU by GPU.
-fn not_mentioned(diagnosis: &Diagnosis, level: Level) -> Vec<Told> {
+fn not_mentioned(diagnosis: &Diagnosis, names: &Names, level: Level) -> Vec<Told> {
     let untested = |subject, why: &str| Told::Untested {
         subject,
         why: why.to_owned(),
@@ -127,7 +128,7 @@ fn not_mentioned(diagnosis: &Diagnosis, level: Level) -> Vec<Told> {
     for &gpu in &diagnosis.gpus {
         let missing = tests().filter(|(_, test)| !mentions(test, gpu));
         told.extend(missing.map(|(_, test)| {
-            let subject = Subject::new(Kind::Gpu, format!("gpu{gpu}/{test}"));
+            let subject = Subject::new(Kind::Gpu, format!("{}/{test}", names.gpu(gpu)));
             untested(subject, "DCGM says nothing of this test on this GPU")
         }));
     }
@@ -151,11 +152,11 @@ fn measured(subject: Subject, grade: Grade) -> Told {
     Told::Measured(TEST_RESULT.of(subject, grade.word()))
 }
 
-/// `gpu3/memory`, `node/software/persistence_mode`. DCGM numbers GPUs as NVML does.
-fn subject(result: &TestResult) -> Subject {
+/// `gpu3/memory`, `node/software/persistence_mode`.
+fn subject(result: &TestResult, names: &Names) -> Subject {
     let (kind, device) = match result.entity {
         Entity::Node => (Kind::Node, "node".to_owned()),
-        Entity::Gpu(id) => (Kind::Gpu, format!("gpu{id}")),
+        Entity::Gpu(id) => (Kind::Gpu, names.gpu(id).name),
         Entity::Cpu(id) => (Kind::Cpu, format!("cpu{id}")),
         Entity::Other {
             group: NVSWITCH,
@@ -166,19 +167,7 @@ fn subject(result: &TestResult) -> Subject {
     let test = &result.test;
     let name = match &result.row {
         None => format!("{device}/{test}"),
-        Some(row) => {
-            let row: String = row
-                .chars()
-                .map(|c| {
-                    if c.is_ascii_alphanumeric() {
-                        c.to_ascii_lowercase()
-                    } else {
-                        '_'
-                    }
-                })
-                .collect();
-            format!("{device}/{test}/{row}")
-        }
+        Some(row) => format!("{device}/{test}/{}", dcgmi::plain(row)),
     };
     Subject::new(kind, name)
 }
@@ -253,7 +242,9 @@ mod tests {
     /// What `output` of a run at `level` is judged to be.
     fn verdict(output: &[u8], level: u8) -> Verdict {
         let mut record = Record::new(SPEC.name, Ending::Finished);
-        for told in told(&read(output).unwrap(), Level(level)) {
+        let diagnosis = read(output).unwrap();
+        let names = Names::new(&diagnosis, &[]);
+        for told in told(&diagnosis, &names, Level(level)) {
             match told {
                 Told::Measured(measurement) => record.measurements.push(measurement),
                 Told::Untested { subject, why } => record.gaps.push(Gap {
@@ -430,7 +421,7 @@ mod tests {
     fn the_summary_line_is_hyperpods() {
         let line = |output: &[u8], level| {
             let diagnosis = read(output).unwrap();
-            let told = told(&diagnosis, Level(level));
+            let told = told(&diagnosis, &Names::new(&diagnosis, &[]), Level(level));
             Summary::new(Level(level), &diagnosis, &told).to_string()
         };
         assert_eq!(

@@ -14,6 +14,7 @@ use self::content::{Fault, Label};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
+use crate::foresight::Cause;
 use crate::host::scratch::{self, PAGE_BYTES, Pages, Place, Scratch};
 use crate::host::vector::mixed;
 use crate::host::{Host, load};
@@ -159,6 +160,10 @@ impl InstanceCheck for DiskStress {
             // A sync may have to wait for all that others have written.
             deadline: expected * 2 + Duration::from_secs(60),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::Disk]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

@@ -22,6 +22,7 @@ use super::cuda::{Gpu, LIBCUDA, Trouble, Worker, driver, gpus, side_by_side};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
+use crate::foresight::Cause;
 use crate::host::Host;
 
 const PRODUCTS_WRONG: Metric = Metric::new(
@@ -202,6 +203,16 @@ impl InstanceCheck for GpuStress {
             expected,
             deadline: expected * 2 + Duration::from_secs(60),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[
+            Cause::AcceleratorLost,
+            Cause::AcceleratorLink,
+            Cause::AcceleratorMemory,
+            Cause::SilentCorruption,
+            Cause::Heat,
+        ]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

@@ -14,6 +14,7 @@ use self::pattern::{Pattern, Wrong};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values,
 };
+use crate::foresight::Cause;
 use crate::format::sysfs;
 use crate::host::{Host, load};
 
@@ -126,6 +127,10 @@ impl InstanceCheck for MemoryStress {
             expected,
             deadline: expected * 2 + Duration::from_secs(60),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        &[Cause::Memory]
     }
 
     fn measure(&self, task: &Task, record: &mut Recorder<'_>) -> Result<(), CheckError> {

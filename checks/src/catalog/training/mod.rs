@@ -13,6 +13,7 @@ use dhc_thresholds::{Hardware, Kind, Metric, Role, Subject, Unit};
 use crate::check::{
     Budget, CheckError, Company, InstanceCheck, OptionSpec, Recorder, Spec, Task, Values, chain,
 };
+use crate::foresight::Cause;
 use crate::format::neuron_sysfs::physical_per_logical;
 use crate::host::{Command, Ended, ExecError, Host};
 use curves::{Core, Why};
@@ -31,6 +32,7 @@ pub(super) struct Training {
     metrics: &'static Metrics,
     /// What the script calls it.
     platform: &'static str,
+    foresees: &'static [Cause],
 }
 
 struct Metrics {
@@ -141,6 +143,11 @@ pub(super) static GPU: Training = Training {
     },
     metrics: &GPU_METRICS,
     platform: "gpu",
+    foresees: &[
+        Cause::AcceleratorLost,
+        Cause::AcceleratorLink,
+        Cause::SilentCorruption,
+    ],
 };
 
 pub(super) static NEURON: Training = Training {
@@ -161,6 +168,11 @@ pub(super) static NEURON: Training = Training {
     },
     metrics: &NEURON_METRICS,
     platform: "neuron",
+    foresees: &[
+        Cause::AcceleratorLost,
+        Cause::AcceleratorLink,
+        Cause::SilentCorruption,
+    ],
 };
 
 pub(super) static CPU: Training = Training {
@@ -180,6 +192,7 @@ pub(super) static CPU: Training = Training {
     },
     metrics: &CPU_METRICS,
     platform: "cpu",
+    foresees: &[Cause::SilentCorruption, Cause::Cpu],
 };
 
 impl InstanceCheck for Training {
@@ -193,6 +206,10 @@ impl InstanceCheck for Training {
             expected: Duration::from_secs(120),
             deadline: Duration::from_secs(1_200),
         }
+    }
+
+    fn foresees(&self) -> &'static [Cause] {
+        self.foresees
     }
 
     /// Accelerators are there to train, so that JAX is missing for them is an error. The CPU's run is an addition to
@@ -301,11 +318,12 @@ impl NeuronCores {
     fn of(task: &Task) -> NeuronCores {
         let devices = task.host.neuron_devices().unwrap_or_default();
         let config = task.host.environment.get("NEURON_LOGICAL_NC_CONFIG");
-        let per_device = devices.first().map(|device| {
+        // They are all alike.
+        let per_device = devices.iter().find_map(|device| {
             let name = format!("{}/info/architecture/device_name", device.path);
             let name = task.host.text(name).unwrap_or_default();
-            let physical = u32::try_from(device.cores.len()).unwrap_or(0);
-            physical / physical_per_logical(&name, config.map(String::as_str))
+            let physical = u32::try_from(device.cores.as_ref().ok()?.len()).unwrap_or(0);
+            Some(physical / physical_per_logical(&name, config.map(String::as_str)))
         });
         NeuronCores(per_device.filter(|cores| *cores > 0))
     }

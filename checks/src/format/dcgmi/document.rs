@@ -439,16 +439,7 @@ fn status(value: &Value) -> Result<Status, DcgmiError> {
 
 /// The name that release 4 has for the test of this displayed name.
 fn test_name(printed: &str) -> String {
-    let plain: String = printed
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect();
+    let plain = super::plain(printed);
     match plain.as_str() {
         "gpu_memory" => "memory".to_owned(),
         "eud_test" => "eud".to_owned(),

@@ -24,6 +24,15 @@ use super::json::JsonError;
 /// The test that holds DCGM's checks of the installation; one test since 4.0, ten rows of `Deployment` before.
 pub const SOFTWARE: &str = "software";
 
+/// A displayed name in the letters of names: `Targeted Power` as `targeted_power`.
+pub fn plain(printed: &str) -> String {
+    let letter = |c: char| match c {
+        c if c.is_ascii_alphanumeric() => c.to_ascii_lowercase(),
+        _ => '_',
+    };
+    printed.chars().map(letter).collect()
+}
+
 /// One run of DCGM's diagnostic.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diagnosis {

@@ -10,8 +10,9 @@ use super::redact;
 /// How much of the beginning and of the end of an output is kept, and stands in a result as evidence.
 pub(super) const KEPT_BYTES: usize = 256 << 10;
 
-/// How much of the end of an output stands in a message.
+/// How much of the end of an output stands in a message, and how much of its first line.
 const LAST_WORDS_BYTES: usize = 2 << 10;
+const FIRST_LINE_BYTES: usize = 512;
 
 /// What came out of a pipe: all that was written is counted and digested, the beginning and the end are kept.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +51,15 @@ impl Captured {
         let kept = self.kept();
         let end = &kept[kept.len().saturating_sub(LAST_WORDS_BYTES)..];
         redact::text(&escape(end)).trim().to_owned()
+    }
+
+    /// Its first line that is not blank, for a message: printable, without secrets, no longer than people read.
+    pub fn first_line(&self) -> String {
+        let is_blank = |line: &&[u8]| line.trim_ascii().is_empty();
+        let mut lines = self.head.split(|byte| *byte == b'\n');
+        let line = lines.find(|line| !is_blank(line)).unwrap_or_default();
+        let beginning = &line[..line.len().min(FIRST_LINE_BYTES)];
+        redact::text(&escape(beginning)).trim().to_owned()
     }
 
     /// The beginning and the end for people: printable, without secrets.

@@ -400,11 +400,6 @@ impl Host {
         })
     }
 
-    /// Whether a tool is installed where tools are looked for.
-    pub fn has_tool(&self, program: &str) -> bool {
-        self.find(program).is_ok()
-    }
-
     /// The program of this name in the first directory that has it, or at this whole path.
     fn find(&self, program: &str) -> Result<Program, ExecError> {
         let not_installed = || ExecError::NotInstalled {

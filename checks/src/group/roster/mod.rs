@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::format::launcher::{self, Of};
 use crate::format::nccl_log::Transport;
 use crate::host::{Ended, Listener, Output};
-use crate::rank::{Gpu, Phase, Progress, RankLine, SizeLine, Work};
+use crate::rank::{Gpu, Hello, Phase, Progress, RankLine, SizeLine, Work};
 
 use super::launch::StepId;
 use super::names::Names;
+pub use state::NodeState;
+
+mod state;
 
 /// So many beats without a sign, while others give theirs, is silence.
 const SILENT_BEATS: u32 = 5;
@@ -24,10 +28,6 @@ const TOGETHER_SHARE: u32 = 2;
 
 /// After so many beats without anybody getting any further every rank has told where it stands.
 const STILL_BEATS: u32 = 2;
-
-/// How many collectives a rank can have entered more than another: the barrier after the one that the other is in, and the
-/// next one. Who tells of more does not tell what is.
-const LEAD_MAX: u64 = 2;
 
 /// A rank that has not said hello so long after the first one never will.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -41,92 +41,6 @@ const NOTES_MAX: usize = 16;
 
 /// Workers are to be of the same.
 const THIS_VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// How Slurm tells of a worker that did not understand its task (`EX_USAGE`).
-const OF_ANOTHER_VERSION: &str = "Exited with exit code 64";
-
-/// So many nodes are named where they are.
-const PLACED_MAX: usize = 3;
-
-/// What became of a node in a launch. The gravest of its ranks decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeState {
-    /// All its ranks came to their end.
-    Done,
-    /// Its ranks were alive and waited for others, or were ended with them.
-    Waiting,
-    /// Its ranks were alive and at a step that they take alone, while others waited further on.
-    Behind,
-    /// Nobody got any further, and its ranks had come less far than most. It is the reason, or who it talked to: the two ends
-    /// of a path that passes nothing look the same.
-    Lagging,
-    /// Its ranks still got further, or were still to begin, when the time was up.
-    Moving,
-    /// It gave no sign of life any more while others did.
-    Silent,
-    /// A rank of it died first.
-    Died(String),
-    /// A rank of it said that a library or a driver did not do its part: it accuses nobody.
-    Failed(String),
-    /// A collective came to an error on a rank of it, which something broke, here or elsewhere.
-    BrokeOff(String),
-    /// A rank of it died before it came to its first collective: more often the doing of MPI's start than of the node.
-    DiedAtStart(String),
-    /// The worker could not be started there.
-    CouldNotStart(String),
-    /// No rank of it ever said anything.
-    NeverAnswered,
-}
-
-impl NodeState {
-    /// The word used in results.
-    pub fn word(&self) -> &'static str {
-        match self {
-            NodeState::Done => "done",
-            NodeState::Waiting => "waiting",
-            NodeState::Behind => "behind",
-            NodeState::Lagging => "lagging",
-            NodeState::Moving => "moving",
-            NodeState::Silent => "silent",
-            NodeState::Died(_) => "died",
-            NodeState::Failed(_) => "failed",
-            NodeState::BrokeOff(_) => "broke_off",
-            NodeState::DiedAtStart(_) => "died_at_start",
-            NodeState::CouldNotStart(_) => "could_not_start",
-            NodeState::NeverAnswered => "never_answered",
-        }
-    }
-
-    /// In whose words, if there are any.
-    pub fn why(&self) -> Option<&str> {
-        match self {
-            NodeState::Died(why)
-            | NodeState::Failed(why)
-            | NodeState::BrokeOff(why)
-            | NodeState::DiedAtStart(why)
-            | NodeState::CouldNotStart(why) => Some(why),
-            NodeState::Done
-            | NodeState::Waiting
-            | NodeState::Behind
-            | NodeState::Lagging
-            | NodeState::Moving
-            | NodeState::Silent
-            | NodeState::NeverAnswered => None,
-        }
-    }
-}
-
-/// What all ranks together look like.
-struct Scene {
-    /// How far the foremost has come.
-    most: Option<Phase>,
-    /// How many collectives most ranks have entered that are in one: fewer than half of them have entered fewer.
-    usual: u64,
-    /// Whether less than half of the nodes stand at a step that they take alone, or just that.
-    few_are_behind: bool,
-    /// Whether nobody got any further for so long that each has told where it stands.
-    is_still: bool,
-}
 
 /// How a launch ended.
 struct End {
@@ -327,166 +241,6 @@ impl Roster {
         self.not_understood
     }
 
-    /// What became of each node, in the order of the group.
-    pub fn states(&self) -> impl Iterator<Item = (&str, NodeState)> {
-        let mut ranks: Vec<Vec<(u32, &Rank)>> = vec![Vec::new(); self.nodes.len()];
-        for (number, rank) in &self.ranks {
-            ranks[rank.node].push((*number, rank));
-        }
-        let scene = self.scene(&ranks);
-        let states = ranks.into_iter().enumerate();
-        states.map(move |(node, ranks)| {
-            let state = self.state(node, &ranks, &scene);
-            (self.nodes[node].as_str(), state)
-        })
-    }
-
-    fn scene(&self, of_node: &[Vec<(u32, &Rank)>]) -> Scene {
-        let most = self.ranks.values().map(|rank| rank.progress.phase).max();
-        let in_collective = |rank: &&Rank| rank.progress.phase == Phase::Collective;
-        let entered = self.ranks.values().filter(in_collective);
-        let mut entered: Vec<u64> = entered.map(|rank| rank.progress.entered).collect();
-        let middle = entered.len().saturating_sub(1) / 2;
-        let usual = if entered.is_empty() {
-            0
-        } else {
-            *entered.select_nth_unstable(middle).1
-        };
-        let is_behind = |ranks: &&Vec<(u32, &Rank)>| {
-            let mut phases = ranks.iter().map(|(_, rank)| rank.progress.phase);
-            phases.any(|phase| phase.is_alone() && Some(phase) < most)
-        };
-        let behind = of_node.iter().filter(is_behind).count();
-        Scene {
-            most,
-            usual,
-            few_are_behind: behind * 2 <= self.nodes.len(),
-            is_still: self.is_still(),
-        }
-    }
-
-    /// Whether nobody got any further for so long that each has told where it stands.
-    fn is_still(&self) -> bool {
-        let still = self.last_heard.zip(self.last_step);
-        still.is_some_and(|(heard, step)| heard.saturating_duration_since(step) >= self.still)
-    }
-
-    /// Whether the time was up while ranks still got further.
-    pub fn is_moving(&self) -> bool {
-        self.ran_out() && !self.is_still()
-    }
-
-    fn ran_out(&self) -> bool {
-        let ran_out = |end: &End| matches!(end.ended, Ended::TimedOut | Ended::Unkillable { .. });
-        self.end.as_ref().is_some_and(ran_out)
-    }
-
-    fn state(&self, node: usize, ranks: &[(u32, &Rank)], scene: &Scene) -> NodeState {
-        if let Some(complaint) = self.complaints.get(&node) {
-            return complaint.clone();
-        }
-        if ranks.len() < self.ranks_per_node as usize {
-            return self.state_of_missing();
-        }
-        if ranks.iter().any(|(_, rank)| self.is_silent(rank)) {
-            return NodeState::Silent;
-        }
-        let least = ranks.iter().map(|(_, rank)| rank.progress).min();
-        let Some(least) = least.filter(|least| least.phase < self.goal) else {
-            return NodeState::Done;
-        };
-        if self.is_moving() {
-            return NodeState::Moving;
-        }
-        if !scene.is_still {
-            return NodeState::Waiting;
-        }
-        let in_collective = |rank: &&(u32, &Rank)| rank.1.progress.phase == Phase::Collective;
-        let cannot_be = |rank: &&(u32, &Rank)| {
-            in_collective(rank) && rank.1.progress.entered.abs_diff(scene.usual) > LEAD_MAX
-        };
-        if let Some((number, rank)) = ranks.iter().find(cannot_be) {
-            return NodeState::Failed(format!(
-                "rank {number} says that it has entered {} collectives, and most say {}, which cannot be",
-                rank.progress.entered, scene.usual
-            ));
-        }
-        match least.phase {
-            phase if Some(phase) < scene.most && !phase.is_alone() => NodeState::Lagging,
-            phase if Some(phase) < scene.most && scene.few_are_behind => NodeState::Behind,
-            Phase::Collective if least.entered < scene.usual => NodeState::Lagging,
-            _ => NodeState::Waiting,
-        }
-    }
-
-    /// What became of a node of which ranks are missing.
-    fn state_of_missing(&self) -> NodeState {
-        let expected = self.expected();
-        let all_took_part = |size: &SizeLine| size.ranks as usize == expected;
-        let end = self.end.as_ref();
-        let ended_well = end.is_some_and(|end| end.ended == Ended::Exited(0));
-        if ended_well && self.sizes.last().is_some_and(all_took_part) {
-            return NodeState::Done;
-        }
-        // Where nobody answered it is the launcher's silence, not the nodes'. Who calls itself otherwise may be this one.
-        let is_known = !self.ranks.is_empty() && self.strangers.is_empty();
-        match (self.had_time_to_answer(), self.ran_out()) {
-            (true, _) if is_known => NodeState::NeverAnswered,
-            (false, true) => NodeState::Moving,
-            _ => NodeState::Waiting,
-        }
-    }
-
-    /// Whether a rank that has not said hello by now had the time to.
-    fn had_time_to_answer(&self) -> bool {
-        let end = self.end.as_ref();
-        let by_itself = end.is_some_and(|end| matches!(end.ended, Ended::Exited(_)));
-        // The launcher ends all others after the first one that fails, whether they have begun or not.
-        let ended_early = self.goal > Phase::Started && !self.complaints.is_empty();
-        let last = self.last_heard.max(end.map(|end| end.at));
-        let waited = last.zip(self.first_hello);
-        let waited = waited.map(|(last, first)| last.saturating_duration_since(first));
-        by_itself && !ended_early || waited.is_some_and(|waited| waited > START_LIMIT)
-    }
-
-    /// How many ranks were started.
-    fn expected(&self) -> usize {
-        self.nodes.len() * self.ranks_per_node as usize
-    }
-
-    /// How many ranks were last seen where, for people; nodes are named where they are few.
-    pub fn whereabouts(&self) -> String {
-        let mut places: BTreeMap<Phase, Vec<&Rank>> = BTreeMap::new();
-        for rank in self.ranks.values() {
-            places.entry(rank.progress.phase).or_default().push(rank);
-        }
-        let all = self.ranks.len();
-        let place = |(phase, ranks): (Phase, Vec<&Rank>)| {
-            let nodes: BTreeSet<usize> = ranks.iter().map(|rank| rank.node).collect();
-            let nodes = match nodes.len() {
-                1..=PLACED_MAX => {
-                    let names = nodes.iter().map(|node| self.nodes[*node].as_str());
-                    names.collect::<Vec<&str>>().join(", ")
-                }
-                many => format!("{many} nodes"),
-            };
-            format!("{} of {all} ranks ({nodes}) {}", ranks.len(), phase.words())
-        };
-        let places: Vec<String> = places.into_iter().map(place).collect();
-        let strangers = self.strangers();
-        let strangers = strangers.iter().take(PLACED_MAX).copied();
-        let strangers = strangers.collect::<Vec<&str>>().join(", ");
-        match (places.is_empty(), strangers.is_empty()) {
-            (true, true) => "no rank said anything".to_owned(),
-            (false, true) => places.join(", "),
-            (_, false) => format!(
-                "{}; {} more ranks are on hosts that call themselves {strangers}, which none of the nodes is called",
-                places.join(", "),
-                self.strangers.len()
-            ),
-        }
-    }
-
     /// Whether any rank came to a collective: then all of them had left MPI's start.
     fn has_begun(&self) -> bool {
         let begun = |rank: &Rank| rank.progress.phase >= Phase::Collective;
@@ -506,41 +260,10 @@ impl Roster {
             return;
         };
         match line {
-            RankLine::Hello {
-                rank,
-                host,
-                node,
-                boot,
-                step,
-                dhc,
-                ..
-            } => {
-                let Some(node) = self.names.place_either(node.as_deref(), &host) else {
-                    self.not_understood += 1;
-                    if self.strangers.len() < self.expected() {
-                        self.strangers.insert(rank, host);
-                    }
+            RankLine::Hello(hello) => {
+                if !self.welcome(hello, now) {
                     return;
-                };
-                if !dhc.is_empty() && dhc != THIS_VERSION {
-                    self.note(format!(
-                        "dhc-rank on {host} is of version {dhc}, this is dhc {THIS_VERSION}: install the same"
-                    ));
                 }
-                self.hosts.entry(node).or_insert(host);
-                self.first_hello.get_or_insert(now);
-                self.last_step = Some(now);
-                self.step = self.step.or(step);
-                self.boots.entry(node).or_insert(boot);
-                let progress = Progress {
-                    phase: Phase::Started,
-                    entered: 0,
-                };
-                self.ranks.entry(rank).or_insert(Rank {
-                    node,
-                    heard: now,
-                    progress,
-                });
             }
             RankLine::At { rank, progress } => {
                 if let Some(known) = self.ranks.get_mut(&rank) {
@@ -583,6 +306,39 @@ impl Roster {
         self.last_heard = Some(now);
     }
 
+    /// Takes in a rank that says hello; not one that runs on none of the nodes.
+    fn welcome(&mut self, hello: Hello, now: Instant) -> bool {
+        let Some(node) = self.names.place_either(hello.node.as_deref(), &hello.host) else {
+            self.not_understood += 1;
+            if self.strangers.len() < self.expected() {
+                self.strangers.insert(hello.rank, hello.host);
+            }
+            return false;
+        };
+        let version = hello.dhc;
+        if !version.is_empty() && version != THIS_VERSION {
+            self.note(format!(
+                "dhc-rank on {} is of version {version}, this is dhc {THIS_VERSION}: install the same",
+                hello.host
+            ));
+        }
+        self.hosts.entry(node).or_insert(hello.host);
+        self.first_hello.get_or_insert(now);
+        self.last_step = Some(now);
+        self.step = self.step.or(hello.step);
+        self.boots.entry(node).or_insert(hello.boot);
+        let progress = Progress {
+            phase: Phase::Started,
+            entered: 0,
+        };
+        self.ranks.entry(hello.rank).or_insert(Rank {
+            node,
+            heard: now,
+            progress,
+        });
+        true
+    }
+
     fn note(&mut self, text: String) {
         if self.notes.len() < NOTES_MAX {
             self.notes.push(text);
@@ -609,7 +365,7 @@ impl Roster {
         let text = String::from_utf8_lossy(&output.stderr.kept()).into_owned();
         // Whoever dies after dhc has ended the launch dies of that.
         let by_us = matches!(output.ended, Ended::TimedOut | Ended::Dismissed);
-        let complaints = complaints(&text).into_iter();
+        let complaints = launcher::complaints(&text).into_iter();
         for complaint in complaints.filter(|complaint| !by_us || complaint.of == Of::Node) {
             let Some(node) = self.names.place(complaint.host) else {
                 continue;
@@ -624,6 +380,11 @@ impl Roster {
             };
             self.complain(node, state);
         }
+    }
+
+    /// How many ranks were started.
+    fn expected(&self) -> usize {
+        self.nodes.len() * self.ranks_per_node as usize
     }
 
     fn enough(&self, now: Instant) -> bool {
@@ -670,73 +431,6 @@ impl Listener for Roster {
         self.last_look = Some(now);
         self.enough(now)
     }
-}
-
-/// What a launcher says of a host.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Complaint<'a> {
-    pub(super) host: &'a str,
-    of: Of,
-    pub(super) why: String,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Of {
-    Task,
-    Node,
-}
-
-/// The complaints about hosts that failed first, from the standard error of `srun` or `mpirun`.
-///
-/// Slurm (22.05, `src/api/step_launch.c` and `src/plugins/launch/slurm`): `srun: error: h3: task 2: Killed`, then
-/// `Terminating StepId`, after which the others are reported too; `srun: error: Node failure on h3`. Open MPI 4.1:
-/// `mpirun noticed that process rank 2 with PID 0 on node h3 exited on signal 9 (Killed).`
-pub(super) fn complaints(text: &str) -> Vec<Complaint<'_>> {
-    let mut found = Vec::new();
-    let execve = text.lines().find(|line| line.contains("error: execve(): "));
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("srun: error: Node failure on ") {
-            let why = "Slurm lost the node".to_owned();
-            found.push(Complaint {
-                host: rest.trim(),
-                of: Of::Node,
-                why,
-            });
-        } else if let Some((host, why)) = task_of_srun(line) {
-            // Those are ended because of the first one.
-            if why != "Terminated" && found.is_empty() {
-                let why = if why == OF_ANOTHER_VERSION {
-                    "it did not understand its task: is the same dhc installed there as here?"
-                } else {
-                    why
-                };
-                let why =
-                    execve.map_or(why, |line| line.rsplit("execve(): ").next().unwrap_or(why));
-                found.push(Complaint {
-                    host,
-                    of: Of::Task,
-                    why: why.to_owned(),
-                });
-            }
-        } else if let Some((_, rest)) = line.split_once(" on node ")
-            && line.contains("noticed that process rank")
-            && let Some((host, why)) = rest.split_once(' ')
-        {
-            found.push(Complaint {
-                host,
-                of: Of::Task,
-                why: why.trim_end_matches('.').to_owned(),
-            });
-        }
-    }
-    found
-}
-
-/// `srun: error: h3: task 2: Killed`, `srun: error: h[1-2]: tasks 0-1: Killed`.
-fn task_of_srun(line: &str) -> Option<(&str, &str)> {
-    let (host, rest) = line.strip_prefix("srun: error: ")?.split_once(": ")?;
-    let (tasks, why) = rest.split_once(": ")?;
-    (tasks.starts_with("task ") || tasks.starts_with("tasks ")).then_some((host, why.trim()))
 }
 
 #[cfg(test)]
@@ -912,35 +606,6 @@ mod tests {
         at(&mut roster, 0, "init", 0, later);
         assert!(roster.enough(later));
         assert_eq!(states(&roster), ["waiting", "never_answered"]);
-    }
-
-    #[test]
-    fn the_first_that_the_launcher_complains_of_is_the_culprit() {
-        let killed = "srun: error: h3: task 2: Killed\n\
-                      srun: launch/slurm: _step_signal: Terminating StepId=1.1\n\
-                      srun: error: h1: task 0: Terminated\n\
-                      srun: error: h2: task 1: Killed\n";
-        let said = complaints(killed);
-        assert_eq!(
-            said,
-            [Complaint {
-                host: "h3",
-                of: Of::Task,
-                why: "Killed".to_owned()
-            }]
-        );
-        let lost = "srun: error: Node failure on h3\nsrun: error: h1: task 0: Killed\n";
-        assert_eq!(complaints(lost).len(), 1);
-        assert_eq!(complaints(lost)[0].of, Of::Node);
-        let missing = "srun: error: h3: task 2: Exited with exit code 2\n\
-                       slurmstepd-h3: error: execve(): /opt/dhc-rank: No such file or directory\n";
-        assert_eq!(
-            complaints(missing)[0].why,
-            "/opt/dhc-rank: No such file or directory"
-        );
-        let open_mpi = "mpirun noticed that process rank 2 with PID 0 on node h3 exited on signal 9 (Killed).\n";
-        assert_eq!(complaints(open_mpi)[0].host, "h3");
-        assert_eq!(complaints("srun: error: whatever\nnoise: : :\n"), []);
     }
 
     #[test]
