@@ -37,11 +37,11 @@ fn swept(sweep: Sweep) -> Vec<RankLine> {
 }
 
 fn sizes(lines: &[RankLine]) -> Vec<&SizeLine> {
-    let size = |line| match line {
+    let sizes = lines.iter().filter_map(|line| match line {
         RankLine::Size(size) => Some(size),
         _ => None,
-    };
-    lines.iter().filter_map(size).collect()
+    });
+    sizes.collect()
 }
 
 fn bytes(lines: &[RankLine]) -> Vec<u64> {
