@@ -64,6 +64,13 @@ pub struct Sweep {
     pub bytes_min: u64,
     /// The largest message, in bytes; each size is twice the one before.
     pub bytes_max: u64,
+    /// The smallest of the large messages, in bytes. They come first, since the plateau is theirs.
+    #[serde(default)]
+    pub bytes_large: u64,
+    /// The bus bandwidth that is asked of the plateau, in bytes a second: what shows beyond doubt that it is not reached is
+    /// enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_bytes_per_s: Option<u64>,
     /// How long the iterations of one size may take together, in milliseconds.
     pub size_ms: u64,
     /// When no further size is begun, in milliseconds from the first.
@@ -159,6 +166,29 @@ pub struct SizeLine {
     pub fastest: (u32, f64),
 }
 
+/// Sizes of a sweep that are not measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The smallest of them, in bytes.
+    pub bytes_min: u64,
+    /// The largest of them.
+    pub bytes_max: u64,
+    /// Why.
+    pub why: Enough,
+}
+
+/// Why a sweep measures no further sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enough {
+    /// The time of the sweep is up.
+    TimeIsUp,
+    /// The last sizes were equally fast, and of larger ones hardly any iterations fit.
+    Level,
+    /// What is asked for is out of reach.
+    TooSlow,
+}
+
 /// A GPU as the outside knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
@@ -237,6 +267,8 @@ pub enum RankLine {
     },
     /// One size was measured (from rank 0).
     Size(SizeLine),
+    /// Some are left out (from rank 0).
+    LeftOut(LeftOut),
     /// The rank has come out of its last collective.
     Left {
         /// The rank.

@@ -1,12 +1,20 @@
 //! The cluster level over a Slurm of scripts: what ranks tell, and what Slurm answers, that no real cluster does on demand.
-#![expect(clippy::unwrap_used, reason = "tests look at what a run left")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start the program and look at what it left"
+)]
 
 mod common;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::{Dhc, Outcome};
 use dhc_fixtures::FakeNode;
 use dhc_runners::cluster::slurm::{Job, Nodes, Standing};
-use dhc_thresholds::Status;
+use dhc_thresholds::{Report, Status};
+use tempfile::NamedTempFile;
 
 /// A step of Slurm: its ranks say hello, and have nothing else to do in a roll call. Names end in a letter, so that lists of
 /// them are not folded.
@@ -21,10 +29,13 @@ done
 case "$task" in *roll_call*) exit 0 ;; esac
 at() { echo '{"at":{"rank":'$1',"progress":{"phase":"'$2'","entered":'$3'}}}'; }
 size() {
-    echo '{"size":{"bytes":'$1',"ranks":'$ranks',"iterations":5,"verified":5,"wrong":0,"wrong_rank":null,"mean_us":100,"p50_us":100,"p99_us":100,"min_us":100,"max_us":100,"slowest":[0,100],"fastest":[0,100]}}'
+    echo '{"size":{"bytes":'$1',"ranks":'$ranks',"iterations":5,"verified":5,"wrong":0,"wrong_rank":null,"mean_us":'$2',"p50_us":'$2',"p99_us":'$2',"min_us":'$2',"max_us":'$2',"slowest":[0,'$2'],"fastest":[0,'$2']}}'
 }
 passes() {
-    size 262144; size 524288; size 1048576
+    size 262144 100; size 524288 100; size 1048576 100
+    ends
+}
+ends() {
     rank=0
     while [ $rank -lt $ranks ]; do at $rank done 20; rank=$((rank + 1)); done
     exit 0
@@ -54,10 +65,20 @@ fn slurm(nodes: &[&str], hello: &str, then: &str) -> FakeNode {
 }
 
 fn run(node: FakeNode, args: &[&str]) -> Outcome {
+    run_on(&Dhc::on(node), args)
+}
+
+fn run_on(dhc: &Dhc, args: &[&str]) -> Outcome {
     let mut all = vec!["--level", "cluster", "--check", "mpi-allreduce"];
     all.extend(["--nodes", "4", "--worker", "/bin/true", "--seed", "1"]);
     all.extend(args);
-    Dhc::on(node).run(&all)
+    dhc.run(&all)
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
 }
 
 fn nodes(outcome: &Outcome, status: Status) -> Vec<&str> {
@@ -512,4 +533,116 @@ fn what_slurm_says_of_nodes_is_taken_by_the_word() {
     let reason = Standing::read(job, Some(&all_but(&["nc"])), "RUNNING", states, &asked);
     let words: Vec<String> = reason.words().collect();
     assert!(words[0].contains("`drained` (fans | again)"), "{words:?}");
+}
+
+/// A table that asks for so much of every group.
+fn floor(gb_per_s: &str) -> String {
+    format!(
+        r#"schema = "dhc.thresholds/1"
+        instance_type = "scripts"
+
+        [[limit]]
+        metric = "mpi.allreduce.plateau"
+        unit = "GB/s"
+        fail_below = {gb_per_s}
+        source = "the test"
+        "#
+    )
+}
+
+/// Groups like these are slow, and leave out what is large where they are asked for 0.02 GB/s; the rest passes.
+fn is_slow(groups: &str) -> String {
+    format!(
+        r#"
+        case ",$nodes," in {groups})
+            size 262144 26214.4; size 524288 52428.8
+            case "$task" in *'"asked_bytes_per_s":20000000,'*)
+                echo '{{"left_out":{{"bytes_min":1048576,"bytes_max":4194304,"why":"too_slow"}}}}' ;;
+            esac
+            ends ;;
+        esac
+        passes"#
+    )
+}
+
+#[test]
+fn a_group_that_is_too_slow_for_its_table_says_what_it_left_out_and_its_node_is_named() {
+    let floor = file(&floor("0.02"));
+    let args = ["--thresholds", floor.path().to_str().unwrap()];
+    let outcome = run(slurm(&FOUR, BY_ITS_NAME, &is_slow("*,nc,*")), &args);
+    let cluster = outcome.report.cluster.as_ref().unwrap();
+    assert_eq!(nodes(&outcome, Status::Fail), ["nc"], "{cluster:#?}");
+    let groups = cluster.searches[0]
+        .waves
+        .iter()
+        .flat_map(|wave| &wave.groups);
+    for group in groups.filter(|group| group.nodes.len() > 1) {
+        let has_it = group.nodes.contains(&"nc".to_owned());
+        let due = has_it.then_some(
+            "messages of 1048576 to 4194304 bytes were left out: the 0.02 GB/s that are asked for were out of reach",
+        );
+        assert_eq!(group.left_out.as_deref(), due, "{group:?}");
+    }
+}
+
+#[test]
+fn what_was_left_out_under_one_table_is_no_pass_under_another() {
+    let (strict, mild) = (file(&floor("0.02")), file(&floor("0.001")));
+    let args = ["--thresholds", strict.path().to_str().unwrap()];
+    let dhc = Dhc::on(slurm(&FOUR, BY_ITS_NAME, &is_slow("*")));
+    let outcome = run_on(&dhc, &args);
+    let status = |report: &Report| report.cluster.as_ref().unwrap().checks[0].status;
+    assert_eq!(status(&outcome.report), Status::Fail);
+    let result = file(&serde_json::to_string(&outcome.report).unwrap());
+    let again = |table: &NamedTempFile| {
+        let (table, result) = (table.path(), result.path());
+        let mut judge = Command::new(env!("CARGO_BIN_EXE_dhc"));
+        let args = ["judge", "--format", "json", "--thresholds"];
+        let output = judge.args(args).arg(table).arg(result).output().unwrap();
+        common::outcome(output).report
+    };
+    assert_eq!(status(&again(&strict)), Status::Fail);
+    assert_eq!(status(&again(&mild)), Status::Unknown);
+}
+
+#[test]
+fn a_group_that_leaves_out_what_it_should_not_have_is_not_known() {
+    // It is ten times as fast as it is asked to be.
+    let floor = file(&floor("0.001"));
+    let args = ["--thresholds", floor.path().to_str().unwrap()];
+    let hasty = is_slow("*").replace("20000000", "1000000");
+    let outcome = run(slurm(&FOUR, BY_ITS_NAME, &hasty), &args);
+    assert_nobody_is_accused_or_named(&outcome);
+    let cluster = outcome.report.cluster.as_ref().unwrap();
+    assert_eq!(nodes(&outcome, Status::Pass), [""; 0], "{cluster:#?}");
+    assert_eq!(cluster.searches[0].conclusion, "not_known", "{cluster:#?}");
+}
+
+#[test]
+fn a_search_that_would_take_dozens_of_waves_ends_in_time_and_claims_no_more_than_it_knows() {
+    // More than two together are slow and pairs are not, so that every path is tried: 31 waves, each of which takes half a second.
+    let letters = || 'a'..='p';
+    let names = letters().flat_map(|one| ['x', 'y'].map(|other| format!("n{one}{other}")));
+    let names: Vec<String> = names.collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let floor = file(&floor("0.02"));
+    let args = ["--thresholds", floor.path().to_str().unwrap()];
+    let slow = format!("sleep 0.5\n{}", is_slow("*,*,*,*,*"));
+    let begun = Instant::now();
+    let outcome = run(
+        slurm(&names, BY_ITS_NAME, &slow),
+        &[&args[..], &["--run-deadline", "6s"]].concat(),
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_nobody_is_accused_or_named(&outcome);
+    let search = &outcome.report.cluster.as_ref().unwrap().searches[0];
+    assert!((4..30).contains(&search.waves.len()), "{search:#?}");
+    assert_eq!(search.conclusion, "not_known", "{search:#?}");
+    assert!(search.cut_short && !outcome.report.complete);
+    // The whole is slow, whoever is to blame.
+    assert_eq!(outcome.exit, 2);
 }

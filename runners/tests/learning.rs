@@ -466,6 +466,7 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
         bound_gb_per_s: None,
         bound_from: None,
         error: None,
+        left_out: None,
     };
     let mut groups: Vec<GroupReport> = (0..24).map(|number| group(number, 2, "passed")).collect();
     groups.push(group(0, 2, "failed"));
@@ -498,6 +499,7 @@ fn plateaus_are_learned_by_the_number_of_nodes_from_groups_that_passed() {
         topology: String::new(),
         checks: Vec::new(),
         searches: vec![SearchReport {
+            cut_short: false,
             check: "mpi-allreduce".to_owned(),
             conclusion: "all_good".to_owned(),
             sentence: String::new(),

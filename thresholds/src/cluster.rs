@@ -64,6 +64,14 @@ pub struct SearchReport {
     pub located: Vec<LocatedReport>,
     /// The waves, in order.
     pub waves: Vec<WaveReport>,
+    /// Whether the run was stopped or out of time before the search had come to its end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cut_short: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it this way")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A fault, where it is, and the groups that show it.
@@ -146,4 +154,7 @@ pub struct GroupReport {
     /// What happened, if it did not come to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Which large messages were left out, if any were since it was too slow for them to matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
 }

@@ -312,6 +312,7 @@ impl Report {
             self.status = self.status.max(check.status);
             self.complete &= check.record.ending != Ending::Interrupted;
         }
+        self.complete &= cluster.searches.iter().all(|search| !search.cut_short);
         self.cluster = Some(cluster);
         self
     }

@@ -8,7 +8,7 @@ use crate::check::{CheckError, Recorder, Spec, Task};
 use crate::collective;
 use crate::group::{Group, Launched, NodeState};
 use crate::host::Ended;
-use crate::rank::{SizeLine, Sweep};
+use crate::rank::{Enough, LeftOut, SizeLine, Sweep};
 
 /// What is measured of an all-reduce.
 pub(super) struct Metrics {
@@ -21,6 +21,20 @@ pub(super) struct Metrics {
     pub(super) latency_p99: Metric,
     pub(super) latency_max: Metric,
     pub(super) member: Metric,
+}
+
+impl Metrics {
+    /// Those that are measured of every size.
+    fn of_size(&self) -> [&Metric; 6] {
+        [
+            &self.busbw,
+            &self.algbw,
+            &self.latency,
+            &self.latency_p50,
+            &self.latency_p99,
+            &self.latency_max,
+        ]
+    }
 }
 
 /// The metrics of an all-reduce, whose names begin with `$prefix`.
@@ -99,8 +113,8 @@ pub(super) use metrics;
 /// How far sweeps go.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    /// The smallest message of a quick look: below it latency hides a slow path.
-    pub(super) quick_bytes_min: u64,
+    /// The smallest large message: below it latency hides a slow path.
+    pub(super) bytes_large: u64,
     /// When no further size is begun: in the whole sweep, and in a quick look.
     pub(super) whole: Duration,
     pub(super) quick: Duration,
@@ -109,31 +123,32 @@ pub(super) struct Limits {
 /// The smallest message of a whole sweep.
 pub(super) const BYTES_MIN: u64 = 8;
 
-/// The sweep that the options `max-bytes`, `quick-bytes` and `size-ms` ask for.
+/// Of the time that is due to a size, a quick look takes this part: nobody is accused for a single one of them.
+const QUICK_SHARE: u64 = 3;
+
+/// The sweep that the options `max-bytes`, `quick-bytes` and `size-ms` ask for: of all sizes, or of the large ones alone for a
+/// quick look.
 pub(super) fn sweep(
     task: &Task,
     spec: &'static Spec,
     limits: Limits,
-    quick: bool,
+    group: &Group,
 ) -> Result<Sweep, CheckError> {
-    let size_ms = task.number(spec, "size-ms")?;
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Ok(if quick {
-        let bytes_max = task.number(spec, "quick-bytes")?;
-        Sweep {
-            // Three sizes at least, of which the plateau is the median.
-            bytes_min: limits.quick_bytes_min.min(bytes_max / 4).max(BYTES_MIN),
-            bytes_max,
-            size_ms,
-            sweep_ms: millis(limits.quick),
-        }
+    let (bytes_max, share, time) = if group.quick {
+        ("quick-bytes", QUICK_SHARE, limits.quick)
     } else {
-        Sweep {
-            bytes_min: BYTES_MIN,
-            bytes_max: task.number(spec, "max-bytes")?,
-            size_ms,
-            sweep_ms: millis(limits.whole),
-        }
+        ("max-bytes", 1, limits.whole)
+    };
+    let bytes_max = task.number(spec, bytes_max)?;
+    // Three sizes at least, of which the plateau is the median.
+    let bytes_large = limits.bytes_large.min(bytes_max / 4).max(BYTES_MIN);
+    Ok(Sweep {
+        bytes_min: if group.quick { bytes_large } else { BYTES_MIN },
+        bytes_max,
+        bytes_large,
+        asked_bytes_per_s: group.asked_gb_per_s.map(|asked| (asked * 1e9) as u64),
+        size_ms: task.number(spec, "size-ms")?.div_ceil(share),
+        sweep_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
     })
 }
 
@@ -165,14 +180,15 @@ pub(super) fn tell(
         record.add(member)?;
     }
     for size in roster.sizes() {
-        for (metric, value) in [
-            (&metrics.busbw, busbw_gb_per_s(size)),
-            (&metrics.algbw, algbw_gb_per_s(size)),
-            (&metrics.latency, size.mean_us),
-            (&metrics.latency_p50, size.p50_us),
-            (&metrics.latency_p99, size.p99_us),
-            (&metrics.latency_max, size.max_us),
-        ] {
+        let values = [
+            busbw_gb_per_s(size),
+            algbw_gb_per_s(size),
+            size.mean_us,
+            size.p50_us,
+            size.p99_us,
+            size.max_us,
+        ];
+        for (metric, value) in metrics.of_size().into_iter().zip(values) {
             let mut measured = metric
                 .of(group.whole(), value)
                 .at_bytes(size.bytes)
@@ -207,7 +223,44 @@ pub(super) fn tell(
     if let Some(plateau) = collective::plateau(&by_size).filter(|_| roster.is_done()) {
         record.add(metrics.plateau.of(group.whole(), plateau).among(nodes))?;
     }
+    for left_out in roster.left_out() {
+        let largest = roster.sizes().last();
+        let is_large = largest.is_none_or(|largest| left_out.bytes_min > largest.bytes);
+        let plateau = is_large.then_some(&metrics.plateau);
+        let missing = metrics.of_size().into_iter().chain(plateau);
+        tell_left_out(left_out, group, missing, record)?;
+    }
     Ok(())
+}
+
+/// Sizes that were not measured. Where what was asked for made them needless, `missing` has gaps, since another bound would
+/// want them.
+fn tell_left_out<'a>(
+    left_out: &LeftOut,
+    group: &Group,
+    missing: impl Iterator<Item = &'a Metric>,
+    record: &mut Recorder<'_>,
+) -> Result<(), CheckError> {
+    let LeftOut {
+        bytes_min,
+        bytes_max,
+        why,
+    } = left_out;
+    let sizes = format!("messages of {bytes_min} to {bytes_max} bytes were left out");
+    match why {
+        Enough::TimeIsUp => record.note(format!("{sizes}: the time of the sweep was up")),
+        Enough::Level => record.note(format!(
+            "{sizes}: the sizes before were equally fast, and hardly any iterations of larger ones fit"
+        )),
+        Enough::TooSlow => {
+            let asked = group.asked_gb_per_s.unwrap_or_default();
+            let why = format!("{sizes}: the {asked} GB/s that are asked for were out of reach");
+            for metric in missing {
+                record.gap(metric, group.whole(), why.as_str())?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Which ranks were fastest and slowest, for people.

@@ -77,7 +77,7 @@ static SPEC: Spec = Spec {
             name: "size-ms",
             default: "300",
             values: Values::Number(1..=60_000),
-            about: "how long the iterations of one size take together, in milliseconds",
+            about: "how long the iterations of one size take together, in milliseconds; a third of it in groups that look for a culprit",
         },
     ],
 };
@@ -86,7 +86,7 @@ static SPEC: Spec = Spec {
 const BYTES_MAX: u64 = 1 << 34;
 
 const LIMITS: Limits = Limits {
-    quick_bytes_min: 1 << 18,
+    bytes_large: 1 << 18,
     whole: Duration::from_secs(30),
     quick: Duration::from_secs(3),
 };
@@ -140,7 +140,7 @@ impl ClusterCheck for MpiAllReduce {
         record: &mut Recorder<'_>,
     ) -> Result<(), CheckError> {
         let ranks = task.number(&SPEC, "ranks-per-node")?;
-        let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
+        let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group)?;
         record.progress(format!("{} nodes", group.nodes.len()))?;
         let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
         // One rank of one node would have nobody to talk to.

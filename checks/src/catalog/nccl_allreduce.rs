@@ -75,7 +75,8 @@ static SPEC: Spec = Spec {
             name: "size-ms",
             default: "300",
             values: Values::Number(1..=60_000),
-            about: "how long the iterations of one size take together, in milliseconds (engine ranks)",
+            about: "how long the iterations of one size take together, in milliseconds; a third of it in groups that look for a culprit \
+                    (engine ranks)",
         },
         OptionSpec {
             name: "libnccl",
@@ -119,7 +120,7 @@ const GPUS_PER_NODE: OptionSpec = OptionSpec {
 const BYTES_MAX: u64 = 1 << 36;
 
 const LIMITS: Limits = Limits {
-    quick_bytes_min: 1 << 26,
+    bytes_large: 1 << 26,
     whole: Duration::from_secs(60),
     quick: Duration::from_secs(10),
 };
@@ -193,7 +194,7 @@ fn by_ranks(
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let work = NcclSweep {
-        sweep: all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?,
+        sweep: all_reduce::sweep(task, &SPEC, LIMITS, group)?,
         nccl: task.path(&SPEC, "libnccl")?,
         cuda: task.path(&SPEC, "libcuda")?,
         library_path: task.directories(&SPEC, "library-path")?,
@@ -293,7 +294,7 @@ fn by_all_reduce_perf(
     record: &mut Recorder<'_>,
 ) -> Result<(), CheckError> {
     let tool = task.option(&SPEC, "tool")?;
-    let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group.quick)?;
+    let sweep = all_reduce::sweep(task, &SPEC, LIMITS, group)?;
     let words = [
         tool,
         "-b",

@@ -106,9 +106,10 @@ impl Launch {
                     Failure::EndsAll => "--kill-on-bad-exit=1",
                     Failure::EndsItself | Failure::IsTold => "--kill-on-bad-exit=0",
                 })
+                // Who does not wait for the others needs no MPI, which takes longer to start than they need for their work.
                 .args(match failure {
-                    Failure::EndsAll | Failure::EndsItself => vec!["--wait=15"],
-                    // A run on a node needs all of its cores.
+                    Failure::EndsAll => vec!["--wait=15"],
+                    Failure::EndsItself => vec!["--wait=15", "--mpi=none"],
                     Failure::IsTold => vec!["--wait=0", "--mpi=none"],
                 })
                 // Slurm counts in whole minutes; this is the net below our own deadline, never the deadline.

@@ -43,6 +43,10 @@ pub struct Group {
     pub worker: PathBuf,
     /// Whether a quick look is wanted instead of the whole sweep of message sizes.
     pub quick: bool,
+    /// The bus bandwidth that is asked of its plateau, in GB/s, where that is known: how much of a sweep too slow a group is
+    /// spared depends on it, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_gb_per_s: Option<f64>,
     /// The network cards that it is confined to; none leaves the choice to the communication library.
     #[serde(default)]
     pub cards: Vec<Card>,
@@ -113,7 +117,9 @@ impl Group {
             .exec_heard(&command, &mut roster)
             .map_err(unavailable)?;
         roster.read_launcher(&output);
-        if let Some(clean_up) = roster.step().and_then(|step| self.launch.kill(step)) {
+        let clean_up = roster.step().and_then(|step| self.launch.kill(step));
+        // A launcher that ended well has seen all ranks end.
+        if let Some(clean_up) = clean_up.filter(|_| output.ended != Ended::Exited(0)) {
             // A step that has ended is as good as one that is killed.
             drop(host.exec(&clean_up).map_err(unavailable)?);
         }

@@ -1,9 +1,14 @@
 //! The sweep: all-reduces of growing buffers, each iteration timed on every rank and its result compared.
+//!
+//! The large sizes come first, since the plateau is theirs. Where it is clear from some of them that what is asked for is out
+//! of reach, the rest is left out: whoever looks for the reason waits for every group.
 
 use std::error::Error;
-use std::time::Instant;
+use std::iter;
+use std::time::{Duration, Instant};
 
-use dhc_checks::rank::{Phase, RankLine, SizeLine, Sweep};
+use dhc_checks::collective;
+use dhc_checks::rank::{Enough, LeftOut, Phase, RankLine, SizeLine, Sweep};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
@@ -12,17 +17,19 @@ use crate::voice::Voice;
 /// Iterations of a size: enough for percentiles, and no more than their worth.
 const ITERATIONS_MIN: u64 = 5;
 
-/// Iterations of a size of which one alone takes longer than all should: their mean says how slow it is, and whoever looks
-/// for the reason waits for every one of them.
-const ITERATIONS_SLOW: u64 = 2;
+/// Iterations of a size of which one alone takes longer than all should, or which takes long and is far from what is asked
+/// for: their mean says how slow it is, and whoever looks for the reason waits for every one of them.
+const ITERATIONS_SLOW: u64 = 3;
 const ITERATIONS_MAX: u64 = 1_000;
 
 /// So many sizes within this factor of one another are a plateau: those that its median is taken of.
 const LEVEL_SIZES: usize = 3;
 const LEVEL: f64 = 1.1;
 
-/// Iterations before those that count.
+/// Iterations before those that count, and for how long they go on before the first size of all: connections take a while to
+/// come to their speed.
 const WARM_UP: usize = 2;
+const WARM_UP_FIRST: Duration = Duration::from_millis(50);
 
 /// Of how many iterations one is verified, besides the first and the last: comparing costs as much as reducing.
 const VERIFY_EVERY: u64 = 16;
@@ -49,7 +56,7 @@ pub(crate) trait AllReduce {
     fn count_wrong(&mut self, expected: &[f32]) -> Outcome<u64>;
 }
 
-/// Runs all sizes that fit the time; every rank runs the same.
+/// Runs all sizes that fit the time and may tell anything new; every rank runs the same.
 pub(crate) fn sweep(
     world: &SimpleCommunicator,
     all_reduce: &mut dyn AllReduce,
@@ -58,52 +65,144 @@ pub(crate) fn sweep(
 ) -> Outcome<()> {
     voice.reach(Phase::Collective);
     let begun = Instant::now();
-    let mut bytes = sweep.bytes_min.max(4);
-    let mut rates = Vec::new();
-    while bytes <= sweep.bytes_max {
-        let elements = usize::try_from(bytes / 4).unwrap_or(usize::MAX);
-        let mut run = Size::new(world, all_reduce, elements, voice)?;
-        // The first one opens connections; the second tells what one costs, verification and barrier included.
-        run.iterate(true)?;
-        let second = Instant::now();
-        run.iterate(true)?;
-        let warm_us = second.elapsed().as_secs_f64() * 1e6;
-        // Rank 0 decides for all, since each has seen another time.
-        let late = begun.elapsed().as_millis() as u64 >= sweep.sweep_ms;
-        let mut iterations = iterations(sweep.size_ms, warm_us);
-        if late || iterations <= ITERATIONS_MIN && is_level(&rates) {
-            iterations = 0;
+    let sizes = iter::successors(Some(sweep.bytes_min.max(4)), |bytes| bytes.checked_mul(2));
+    let sizes = sizes.take_while(|bytes| *bytes <= sweep.bytes_max);
+    let (large, small): (Vec<u64>, Vec<u64>) = sizes.partition(|bytes| *bytes >= sweep.bytes_large);
+    let root = world.process_at_rank(0);
+    let mut seen = Seen::default();
+    let mut is_first = true;
+    for part in [large, small] {
+        for (place, bytes) in part.iter().copied().enumerate() {
+            // Rank 0 decides for all, since each has seen another time.
+            let left = &part[place..];
+            let enough = match begun.elapsed().as_millis() as u64 >= sweep.sweep_ms {
+                true => Some(Enough::TimeIsUp),
+                false => seen.is_enough(left, sweep),
+            };
+            let is_warm = place > 0 && seen.is_hopeless(sweep);
+            let mut decided = [enough.is_some(), is_warm];
+            root.broadcast_into(&mut decided[..]);
+            let [is_enough, is_warm] = decided;
+            if is_enough {
+                if let Some(why) = enough.filter(|_| world.rank() == 0) {
+                    voice.say(&RankLine::LeftOut(LeftOut {
+                        bytes_min: bytes,
+                        bytes_max: left[left.len() - 1],
+                        why,
+                    }));
+                }
+                break;
+            }
+            let mut run = Size::new(world, all_reduce, bytes, voice)?;
+            let cost_us = match is_warm {
+                true => 2.0 * seen.cost_us,
+                false if is_first => run.warm_up(WARM_UP_FIRST)?,
+                false => run.warm_up(Duration::ZERO)?,
+            };
+            is_first = false;
+            let mut iterations = run.iterations(cost_us, sweep);
+            root.broadcast_into(&mut iterations);
+            let begun = Instant::now();
+            for iteration in 0..iterations {
+                run.iterate(iteration % VERIFY_EVERY == 0 || iteration + 1 == iterations)?;
+            }
+            let cost_us = begun.elapsed().as_secs_f64() * 1e6 / iterations as f64;
+            if let Some(size) = run.tell().filter(|size| size.bytes >= sweep.bytes_large) {
+                seen.sizes.push(size);
+                seen.cost_us = cost_us;
+            }
         }
-        world.process_at_rank(0).broadcast_into(&mut iterations);
-        if iterations == 0 {
-            return Ok(());
-        }
-        for iteration in 0..iterations {
-            run.iterate(iteration % VERIFY_EVERY == 0 || iteration + 1 == iterations)?;
-        }
-        rates.push(bytes as f64 / run.tell());
-        bytes *= 2;
     }
     Ok(())
 }
 
-/// Whether the last sizes were all equally fast, so that the plateau is reached. Larger ones, of which but a few iterations
-/// fit, would tell nothing new, and take longest on the slowest links.
-fn is_level(rates: &[f64]) -> bool {
-    let Some(last) = rates.last_chunk::<LEVEL_SIZES>() else {
-        return false;
-    };
-    let least = last.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = last.iter().copied().fold(0.0, f64::max);
-    most <= least * LEVEL
+/// What rank 0 has seen of the large sizes; the others see nothing.
+#[derive(Default)]
+struct Seen {
+    /// In ascending order.
+    sizes: Vec<SizeLine>,
+    /// What one iteration of the last of them took, verification and barrier included.
+    cost_us: f64,
 }
 
-fn iterations(size_ms: u64, warm_us: f64) -> u64 {
-    let fitting = size_ms as f64 * 1e3 / warm_us.max(0.1);
-    if fitting < 1.0 {
-        return ITERATIONS_SLOW;
+impl Seen {
+    /// Whether these sizes need not be measured, and why; they are what is left of the large or of the small ones.
+    fn is_enough(&self, left: &[u64], sweep: &Sweep) -> Option<Enough> {
+        let is_large = |bytes: &&u64| **bytes >= sweep.bytes_large;
+        let large_left = left.iter().filter(is_large).count();
+        let is_out_of_reach = |asked: u64| {
+            self.is_below(asked, large_left) || large_left > 0 && self.cannot_come_to(asked)
+        };
+        if sweep.asked_bytes_per_s.is_some_and(is_out_of_reach) {
+            return Some(Enough::TooSlow);
+        }
+        let is_level = large_left > 0 && self.is_costly(sweep) && self.is_level();
+        is_level.then_some(Enough::Level)
     }
-    (fitting as u64).clamp(ITERATIONS_MIN, ITERATIONS_MAX)
+
+    /// Whether but a few iterations fit of the next size, which costs twice as much as the last.
+    fn is_costly(&self, sweep: &Sweep) -> bool {
+        fitting(2.0 * self.cost_us, sweep) <= ITERATIONS_MIN
+    }
+
+    /// Whether that is so, and the last size far from what is asked for: the next one needs no warm-up to show as much.
+    fn is_hopeless(&self, sweep: &Sweep) -> bool {
+        let (Some(last), Some(asked)) = (self.sizes.last(), sweep.asked_bytes_per_s) else {
+            return false;
+        };
+        self.is_costly(sweep) && busbw_at_best(last) < hopeless_below(asked)
+    }
+
+    /// Whether the last sizes were all equally fast, so that the plateau is reached. Larger ones, of which but a few iterations
+    /// fit, would tell nothing new, and take longest on the slowest links.
+    fn is_level(&self) -> bool {
+        let Some(last) = self.sizes.last_chunk::<LEVEL_SIZES>() else {
+            return false;
+        };
+        let rates = || last.iter().map(|size| size.bytes as f64 / size.mean_us);
+        rates().fold(0.0, f64::max) <= rates().fold(f64::INFINITY, f64::min) * LEVEL
+    }
+
+    /// Whether the plateau is below what is asked for, however fast the sizes are that are left. The fastest iteration of each
+    /// size on any rank is what counts: were every second one fast enough, three of each of two sizes would all be too slow one
+    /// time in 64.
+    fn is_below(&self, asked: u64, left: usize) -> bool {
+        let at_best = self.sizes.iter().map(busbw_at_best);
+        let at_best: Vec<f64> = at_best.chain(iter::repeat_n(f64::INFINITY, left)).collect();
+        collective::plateau(&at_best).is_some_and(|plateau| plateau < asked as f64)
+    }
+
+    /// Whether no larger size comes to what is asked for.
+    fn cannot_come_to(&self, asked: u64) -> bool {
+        let Some([half, last]) = self.sizes.last_chunk() else {
+            return false;
+        };
+        let (half, last) = (busbw_at_best(half), busbw_at_best(last));
+        last <= LEVEL * half && half.max(last) < hopeless_below(asked)
+    }
+}
+
+/// Bus bandwidth of the fastest iteration, in bytes a second.
+fn busbw_at_best(size: &SizeLine) -> f64 {
+    busbw(size.bytes, size.min_us, size.ranks)
+}
+
+/// Below what bus bandwidth a size is so slow that larger ones cannot come to what is asked for, if they are hardly faster. As
+/// far as a message takes a time of its own and a time for each byte, a size that is no more than [`LEVEL`] times as fast as
+/// the one of half its bytes leaves larger ones no more than 1 / (2 - [`LEVEL`]) times its rate.
+fn hopeless_below(asked: u64) -> f64 {
+    (2.0 - LEVEL) * asked as f64
+}
+
+/// How many iterations fit the time of a size.
+fn fitting(cost_us: f64, sweep: &Sweep) -> u64 {
+    (sweep.size_ms as f64 * 1e3 / cost_us.max(0.1)) as u64
+}
+
+/// Bus bandwidth in bytes a second of one all-reduce.
+fn busbw(bytes: u64, time_us: f64, ranks: u32) -> f64 {
+    let algbw = collective::algbw_gb_per_s(bytes, time_us);
+    collective::all_reduce_busbw_gb_per_s(algbw, ranks) * 1e9
 }
 
 /// What a rank sends at a place. Rank 0 goes in other steps than the rest: if all went alike, the sums of as many ranks as the
@@ -137,6 +236,8 @@ struct Size<'a> {
     all_reduce: &'a mut dyn AllReduce,
     voice: &'a Voice,
     bytes: u64,
+    /// How many iterations do not count.
+    warm_up: usize,
     /// What each element of the result has to be, for one period.
     expected: Vec<f32>,
     times_us: Vec<f64>,
@@ -148,9 +249,10 @@ impl<'a> Size<'a> {
     fn new(
         world: &'a SimpleCommunicator,
         all_reduce: &'a mut dyn AllReduce,
-        elements: usize,
+        bytes: u64,
         voice: &'a Voice,
     ) -> Outcome<Self> {
+        let elements = usize::try_from(bytes / 4).unwrap_or(usize::MAX);
         let (rank, ranks) = (world.rank() as u64, world.size() as u64);
         let pattern: Vec<f32> = (0..ELEMENT_PERIOD)
             .map(|element| sent(rank, element))
@@ -160,7 +262,8 @@ impl<'a> Size<'a> {
             world,
             all_reduce,
             voice,
-            bytes: (elements * 4) as u64,
+            bytes,
+            warm_up: 0,
             expected: sums(ranks),
             times_us: Vec::new(),
             verified: 0,
@@ -183,10 +286,40 @@ impl<'a> Size<'a> {
         Ok(())
     }
 
-    /// Gathers what every rank saw, and lets rank 0 tell it. The times of the warm-up do not count, though what it got
-    /// wrong does. Returns the mean on this rank, in microseconds.
-    fn tell(mut self) -> f64 {
-        let times = &mut self.times_us[WARM_UP..];
+    /// Iterations that do not count, for so long at least. Returns what the last one costs in microseconds, verification and
+    /// barrier included.
+    fn warm_up(&mut self, so_long: Duration) -> Outcome<f64> {
+        let root = self.world.process_at_rank(0);
+        let begun = Instant::now();
+        loop {
+            let last = Instant::now();
+            self.iterate(true)?;
+            self.warm_up += 1;
+            let mut is_warm = self.warm_up >= WARM_UP && begun.elapsed() >= so_long;
+            root.broadcast_into(&mut is_warm);
+            if is_warm {
+                return Ok(last.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+    }
+
+    /// How many iterations are to count, where one of them takes so long with verification and barrier.
+    fn iterations(&self, cost_us: f64, sweep: &Sweep) -> u64 {
+        let ranks = u32::try_from(self.world.size()).unwrap_or(u32::MAX);
+        let is_hopeless = |asked| busbw(self.bytes, cost_us, ranks) < hopeless_below(asked);
+        match fitting(cost_us, sweep) {
+            0 => ITERATIONS_SLOW,
+            1..ITERATIONS_MIN if sweep.asked_bytes_per_s.is_some_and(is_hopeless) => {
+                ITERATIONS_SLOW
+            }
+            fitting => fitting.clamp(ITERATIONS_MIN, ITERATIONS_MAX),
+        }
+    }
+
+    /// Gathers what every rank saw, and lets rank 0 tell it, which gets it as well. The times of the warm-up do not count,
+    /// though what it got wrong does.
+    fn tell(mut self) -> Option<SizeLine> {
+        let times = &mut self.times_us[self.warm_up..];
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
         let mean = times.iter().sum::<f64>() / times.len() as f64;
@@ -195,13 +328,13 @@ impl<'a> Size<'a> {
         let root = self.world.process_at_rank(0);
         if self.world.rank() != 0 {
             root.gather_into(&mine[..]);
-            return mean;
+            return None;
         }
         let mut all = vec![0.0; TOLD * self.world.size() as usize];
         root.gather_into_root(&mine[..], &mut all[..]);
         let line = summary(&all, iterations, self.verified, self.bytes);
         self.voice.say(&RankLine::Size(line));
-        mean
+        Some(line)
     }
 }
 

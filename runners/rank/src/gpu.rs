@@ -233,6 +233,7 @@ fn that_fit(sweep: &Sweep, free_bytes: u64, world: &SimpleCommunicator, voice: &
     }
     Sweep {
         bytes_max: sweep.bytes_max.min(room),
+        bytes_large: sweep.bytes_large.min(room / 4),
         ..*sweep
     }
 }

@@ -16,6 +16,8 @@ fn task(fakes: &GpuLibraries, bytes_max: u64, deadline_ms: u64) -> RankTask {
             sweep: Sweep {
                 bytes_min: 8,
                 bytes_max,
+                bytes_large: 0,
+                asked_bytes_per_s: None,
                 size_ms: 20,
                 sweep_ms: 20_000,
             },

@@ -8,7 +8,7 @@ mod common;
 
 use std::process::Command;
 
-use dhc_checks::rank::{Phase, RankLine, RankTask, Sweep, Work};
+use dhc_checks::rank::{Enough, LeftOut, Phase, RankLine, RankTask, SizeLine, Sweep, Work};
 
 /// What two ranks said that came to their end.
 fn two_ranks(task: &RankTask) -> Vec<RankLine> {
@@ -17,31 +17,63 @@ fn two_ranks(task: &RankTask) -> Vec<RankLine> {
     lines
 }
 
-#[test]
-fn two_ranks_measure_every_size_and_verify_it() {
-    let lines = two_ranks(&RankTask {
-        work: Work::AllReduce(Sweep {
-            bytes_min: 8,
-            bytes_max: 1 << 16,
-            size_ms: 20,
-            sweep_ms: 20_000,
-        }),
+/// All sizes from 8 B to 64 KiB, of which those from 4 KiB are large.
+const SWEEP: Sweep = Sweep {
+    bytes_min: 8,
+    bytes_max: 1 << 16,
+    bytes_large: 1 << 12,
+    asked_bytes_per_s: None,
+    size_ms: 20,
+    sweep_ms: 20_000,
+};
+
+/// What two ranks tell of this sweep, in their order.
+fn swept(sweep: Sweep) -> Vec<RankLine> {
+    two_ranks(&RankTask {
+        work: Work::AllReduce(sweep),
         deadline_ms: 60_000,
         beat_ms: 1_000,
+    })
+}
+
+fn sizes(lines: &[RankLine]) -> Vec<&SizeLine> {
+    let sizes = lines.iter().filter_map(|line| match line {
+        RankLine::Size(size) => Some(size),
+        _ => None,
     });
-    let sizes: Vec<_> = lines
-        .iter()
-        .filter_map(|line| match line {
-            RankLine::Size(size) => Some(size),
-            _ => None,
-        })
-        .collect();
-    let bytes: Vec<u64> = sizes.iter().map(|size| size.bytes).collect();
-    assert_eq!(
-        bytes,
-        (3..=16).map(|power| 1 << power).collect::<Vec<u64>>()
-    );
-    for size in sizes {
+    sizes.collect()
+}
+
+fn bytes(lines: &[RankLine]) -> Vec<u64> {
+    sizes(lines).iter().map(|size| size.bytes).collect()
+}
+
+fn left_out(lines: &[RankLine]) -> Vec<LeftOut> {
+    let left_out = |line: &RankLine| match line {
+        RankLine::LeftOut(sizes) => Some(*sizes),
+        _ => None,
+    };
+    lines.iter().filter_map(left_out).collect()
+}
+
+/// Large sizes come before small ones.
+fn in_order(
+    large: std::ops::RangeInclusive<u32>,
+    small: std::ops::RangeInclusive<u32>,
+) -> Vec<u64> {
+    large.chain(small).map(|power| 1 << power).collect()
+}
+
+#[test]
+fn two_ranks_measure_every_size_and_verify_it() {
+    // What is asked for is reached.
+    let lines = swept(Sweep {
+        asked_bytes_per_s: Some(1),
+        ..SWEEP
+    });
+    assert_eq!(bytes(&lines), in_order(12..=16, 3..=11));
+    assert_eq!(left_out(&lines), []);
+    for size in sizes(&lines) {
         assert_eq!((size.ranks, size.wrong), (2, 0), "{size:?}");
         assert!(size.verified > 0 && size.iterations >= 5, "{size:?}");
         assert!(size.min_us > 0.0 && size.min_us <= size.p50_us, "{size:?}");
@@ -81,6 +113,52 @@ fn two_ranks_measure_every_size_and_verify_it() {
 }
 
 #[test]
+fn what_is_far_from_what_is_asked_for_is_measured_until_that_is_clear_and_says_what_was_left_out() {
+    let lines = swept(Sweep {
+        asked_bytes_per_s: Some(u64::MAX),
+        ..SWEEP
+    });
+    let measured = bytes(&lines);
+    assert!(measured.len() >= 2, "{measured:?}");
+    let smallest = (12..).map(|power| 1 << power).take(measured.len());
+    assert_eq!(measured, smallest.collect::<Vec<u64>>());
+    assert!(
+        sizes(&lines)
+            .iter()
+            .all(|size| size.verified > 0 && size.wrong == 0)
+    );
+    let large = LeftOut {
+        bytes_min: 2 * measured[measured.len() - 1],
+        bytes_max: 1 << 16,
+        why: Enough::TooSlow,
+    };
+    let small = LeftOut {
+        bytes_min: 8,
+        bytes_max: 1 << 11,
+        why: Enough::TooSlow,
+    };
+    let large = (large.bytes_min <= large.bytes_max).then_some(large);
+    let due: Vec<LeftOut> = large.into_iter().chain([small]).collect();
+    assert_eq!(left_out(&lines), due);
+}
+
+#[test]
+fn sizes_for_which_there_is_no_time_are_told() {
+    let lines = swept(Sweep {
+        sweep_ms: 0,
+        ..SWEEP
+    });
+    assert!(bytes(&lines).is_empty());
+    let left_out = left_out(&lines);
+    let whys: Vec<Enough> = left_out.iter().map(|sizes| sizes.why).collect();
+    assert_eq!(whys, [Enough::TimeIsUp, Enough::TimeIsUp]);
+    assert_eq!(
+        (left_out[0].bytes_min, left_out[0].bytes_max),
+        (1 << 12, 1 << 16)
+    );
+}
+
+#[test]
 fn a_roll_call_says_hello_and_nothing_else() {
     let lines = two_ranks(&RankTask {
         work: Work::RollCall,
@@ -108,6 +186,8 @@ fn a_rank_ends_itself_at_its_deadline() {
         work: Work::AllReduce(Sweep {
             bytes_min: 8,
             bytes_max: 1 << 30,
+            bytes_large: 0,
+            asked_bytes_per_s: None,
             size_ms: 60_000,
             sweep_ms: 600_000,
         }),

@@ -270,6 +270,7 @@ impl Level<'_> {
             launch: self.orders.cluster.launch.clone(),
             worker: orders.program.clone(),
             quick: false,
+            asked_gb_per_s: None,
             cards: Vec::new(),
         };
         self.watcher

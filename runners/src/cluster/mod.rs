@@ -209,6 +209,8 @@ pub fn run(orders: &Orders<'_>, journal: &mut Journal, watcher: &dyn Watcher) ->
 struct Wanted {
     nodes: Vec<String>,
     quick: bool,
+    /// The plateau in GB/s that its table asks of it.
+    asked: Option<f64>,
     cards: Vec<Card>,
 }
 
@@ -259,6 +261,7 @@ impl Level<'_> {
                 let wanted = Wanted {
                     nodes,
                     quick: false,
+                    asked: None,
                     cards: Vec::new(),
                 };
                 let record = self.measure(check, &wanted, &what);
@@ -336,6 +339,7 @@ impl Level<'_> {
         }
         let mut waves: Vec<WaveReport> = Vec::new();
         let mut whole = None;
+        let mut cut_short = false;
         let mut step = if local && names.len() == 1 {
             // One machine has nobody to be compared with, and still can be measured.
             Step::Wave(vec![Group {
@@ -348,13 +352,15 @@ impl Level<'_> {
         };
         while let Step::Wave(groups) = step {
             if self.is_over() {
+                cut_short = true;
                 break;
             }
             let begun = Instant::now();
             let members = groups.iter().flat_map(|group| &group.nodes);
             let mut members = members.map(|node| names[*node].as_str());
             self.watcher.now(&mut members, NodeNow::Measuring);
-            let wave = self.wave(check, &groups, names, waves.len());
+            let asked = |group: &Group| peers.asked(check, &self.chosen.table, group);
+            let wave = self.wave(check, &groups, names, waves.len(), &asked);
             let judged = peers.judge(check, &self.chosen.table, &wave, names);
             let outcomes: Vec<Outcome> =
                 judged.iter().map(|judged| judged.outcome.clone()).collect();
@@ -408,6 +414,7 @@ impl Level<'_> {
                 .collect(),
             located: located::located(&finding, &waves, names, self.orders.cluster),
             waves,
+            cut_short,
         };
         (finding, report, whole)
     }
@@ -459,6 +466,7 @@ impl Level<'_> {
         groups: &[Group],
         names: &[String],
         number: usize,
+        asked: &(dyn Fn(&Group) -> Option<f64> + Sync),
     ) -> Vec<Tried> {
         let measure = |group: &Group| {
             let nodes: Vec<String> = group
@@ -477,6 +485,7 @@ impl Level<'_> {
             let wanted = Wanted {
                 nodes,
                 quick,
+                asked: asked(group),
                 cards: match group.rails {
                     Rails::All => self.orders.cluster.cards.clone(),
                     Rails::Only(rail) => vec![self.orders.cluster.cards[rail].clone()],
@@ -601,6 +610,7 @@ impl Level<'_> {
                 launch: orders.cluster.launch.clone(),
                 worker: orders.cluster.worker.clone(),
                 quick: wanted.quick,
+                asked_gb_per_s: wanted.asked,
                 cards: if check.can_choose_cards() {
                     wanted.cards.clone()
                 } else {

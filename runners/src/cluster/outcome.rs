@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dhc_checks::check::ClusterCheck;
 use dhc_thresholds::{
-    Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
+    At, Better, Centre, Ending, Metric, PEERS_MIN, Record, Status, Table, Value, judge,
 };
 
 use super::slurm::Standing;
@@ -31,6 +31,8 @@ pub(super) struct Measured {
     /// The bound that it was held against, and whose.
     pub(super) bound: Option<(f64, String)>,
     pub(super) error: Option<String>,
+    /// What of its sweep was left out since it was too slow for that to matter.
+    pub(super) left_out: Option<String>,
 }
 
 /// The groups of a run that passed so far, as peers of those to come.
@@ -71,6 +73,24 @@ impl Peers {
             rails,
             passed: Vec::new(),
         }
+    }
+
+    /// The least plateau that the table lets a group have, if it says so.
+    pub(super) fn asked(
+        &self,
+        check: &dyn ClusterCheck,
+        table: &Table,
+        group: &Group,
+    ) -> Option<f64> {
+        let at = At {
+            nodes: u32::try_from(group.nodes.len()).ok(),
+            ..At::default()
+        };
+        let limits = table.limits(check.plateau()?, &at).into_iter();
+        let bounds = limits.filter_map(|limit| table.number(limit.bounds.fail_below?));
+        bounds
+            .map(|bound| self.of_rails(group, bound))
+            .reduce(f64::max)
     }
 
     /// Judges the groups of one wave. `name` tells the nodes' names.
@@ -157,7 +177,15 @@ impl Peers {
             .find(|finding| Some(finding.metric.as_ref()) == check.plateau());
         let limit = finding.and_then(|finding| finding.bound.as_ref());
         let bound = limit.and_then(|bound| Some((bound.value.number()?, bound.origin.clone())));
-        let bound = bound.map(|(bound, origin)| self.of_rails(group, bound, origin));
+        let bound = bound.map(|(bound, origin)| {
+            let rails = self.rails;
+            match self.of_rails(group, bound) {
+                of_one if of_one < bound => (of_one, format!("{origin}, for one of {rails} rails")),
+                of_all => (of_all, origin),
+            }
+        });
+        let mut gaps = record.gaps.iter();
+        let left_out = gaps.find(|gap| Some(gap.metric.as_ref()) == check.plateau());
         let wrong = of(check.wrong())
             .any(|measured| measured.value.number().is_some_and(|wrong| wrong > 0.0));
         let slow = match (group.rails, &bound, plateau) {
@@ -169,7 +197,8 @@ impl Peers {
             _ if standing.ended.is_some() => Outcome::Unknown,
             Ending::Finished if wrong => Outcome::Corrupted,
             Ending::Finished if slow => Outcome::Failed,
-            Ending::Finished if plateau.is_some() => Outcome::Passed,
+            // What a slower plateau made needless would have been wanted of a faster one.
+            Ending::Finished if plateau.is_some() && left_out.is_none() => Outcome::Passed,
             Ending::TimedOut { after_ms, .. } if cut_short(check, group, record, *after_ms) => {
                 Outcome::Unknown
             }
@@ -182,17 +211,15 @@ impl Peers {
             plateau,
             bound,
             error,
+            left_out: left_out.map(|gap| gap.why.clone()),
         }
     }
 
     /// A limit of the table speaks of all rails together, so one of them has to bear its part of it.
-    fn of_rails(&self, group: &Group, bound: f64, origin: String) -> (f64, String) {
+    fn of_rails(&self, group: &Group, bound: f64) -> f64 {
         match group.rails {
-            Rails::Only(_) if self.rails > 1 => (
-                bound / self.rails as f64,
-                format!("{origin}, for one of {} rails", self.rails),
-            ),
-            Rails::Only(_) | Rails::All => (bound, origin),
+            Rails::Only(_) => bound / self.rails.max(1) as f64,
+            Rails::All => bound,
         }
     }
 }

@@ -349,6 +349,7 @@ pub(super) fn group_report(
         bound_gb_per_s: bound,
         bound_from,
         error: judged.error.clone(),
+        left_out: judged.left_out.clone(),
     }
 }
 

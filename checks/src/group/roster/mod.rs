@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::format::launcher::{self, Of};
 use crate::format::nccl_log::Transport;
 use crate::host::{Ended, Listener, Output};
-use crate::rank::{Gpu, Hello, Phase, Progress, RankLine, SizeLine, Work};
+use crate::rank::{Gpu, Hello, LeftOut, Phase, Progress, RankLine, SizeLine, Work};
 
 use super::launch::StepId;
 use super::names::Names;
@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How much of a complaint is kept, and how many remarks.
 const COMPLAINT_MAX: usize = 300;
 const NOTES_MAX: usize = 16;
+
+/// A sweep has two parts, of each of which sizes can be left out.
+const LEFT_OUT_MAX: usize = 2;
 
 /// Workers are to be of the same.
 const THIS_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -85,6 +88,7 @@ pub struct Roster {
     last_step: Option<Instant>,
     last_look: Option<Instant>,
     sizes: Vec<SizeLine>,
+    left_out: Vec<LeftOut>,
     library: Option<String>,
     left: BTreeMap<u32, Left>,
     gpus: BTreeMap<u32, Gpu>,
@@ -131,6 +135,7 @@ impl Roster {
             last_step: None,
             last_look: None,
             sizes: Vec::new(),
+            left_out: Vec::new(),
             library: None,
             left: BTreeMap::new(),
             gpus: BTreeMap::new(),
@@ -142,9 +147,14 @@ impl Roster {
         }
     }
 
-    /// The sizes that were measured, in order.
+    /// The sizes that were measured, in ascending order.
     pub fn sizes(&self) -> &[SizeLine] {
         &self.sizes
+    }
+
+    /// Those that were left out.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// What MPI said of itself.
@@ -286,7 +296,17 @@ impl Roster {
                 }
             }
             RankLine::Note { text } => self.note(text),
-            RankLine::Size(size) => self.sizes.push(size),
+            RankLine::Size(size) => {
+                // The large ones come first.
+                let smaller = |known: &SizeLine| known.bytes <= size.bytes;
+                let place = self.sizes.partition_point(smaller);
+                self.sizes.insert(place, size);
+            }
+            RankLine::LeftOut(sizes) => {
+                if self.left_out.len() < LEFT_OUT_MAX {
+                    self.left_out.push(sizes);
+                }
+            }
             RankLine::Left {
                 rank,
                 collective_ms,
@@ -440,6 +460,8 @@ mod tests {
     const SWEEP: Work = Work::AllReduce(crate::rank::Sweep {
         bytes_min: 8,
         bytes_max: 8,
+        bytes_large: 8,
+        asked_bytes_per_s: None,
         size_ms: 1,
         sweep_ms: 1,
     });
