@@ -397,6 +397,21 @@ fn a_result_that_has_expired_touches_no_node() {
     assert_eq!(site.acts(), 0);
 }
 
+/// Eight GPUs that are sound are not those of a type with other ones.
+#[test]
+fn a_node_that_was_judged_as_another_type_than_its_own_is_not_touched() {
+    let site = Site::new();
+    let policy = site.policy("default");
+    let wrong = changed(&site.result(LOST, "n1", "b1"), "wrong.json", |report| {
+        report["nodes"][0]["identity"]["contradicting_type"] = "p5en.48xlarge".into();
+    });
+    let plan = site.plan("default", &[&wrong]);
+    let held = plan["steps"][0]["held"].as_str().unwrap();
+    assert!(held.contains("`p5en.48xlarge`"), "{plan}");
+    assert_eq!(outcomes(&site.apply(&policy, &[&wrong], 0)), ["n1 held"]);
+    assert_eq!(site.acts(), 0);
+}
+
 #[test]
 fn a_node_that_passes_again_is_given_back_and_one_that_does_not_is_kept() {
     let site = Site::new();

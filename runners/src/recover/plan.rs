@@ -281,6 +281,7 @@ pub fn plan<E>(
                 step.known_as = past.machine;
                 escalate(&mut step, &past.events, policy, now);
                 step.noted = noted(&step, &past.events);
+                step.held = judged_as_another_type(&step).or(step.held);
             }
             steps.push(step);
         }
@@ -300,6 +301,15 @@ pub fn plan<E>(
         breaker,
         steps,
     })
+}
+
+/// Why what was found may be none: it was held against what is due of another type of machine.
+fn judged_as_another_type(step: &Step) -> Option<String> {
+    let firmware = step.identity.contradicting_type.as_ref()?;
+    Some(format!(
+        "it was judged as another type of machine than its firmware names (`{firmware}`); run the checks again with the table of \
+         the type that it is"
+    ))
 }
 
 /// Why nobody may be touched: together with those that were marked lately it would be too many. Nodes are counted by their
