@@ -168,7 +168,8 @@ fn what_drives_tools_and_reads_files_ends_as_in_the_dynamic_build() {
     let nccom = include_str!("../../fixtures/outputs/nccom_test/allr-32-ranks.txt");
     let dcgm = include_str!("../../fixtures/outputs/dcgmi/3.3.9-r3-fail.json");
     let neuron = FakeNode::trn1_32xlarge();
-    let gpu = FakeNode::p5_48xlarge();
+    // Where NVML answers, the dynamic build matches DCGM's GPUs with NVML's; here neither of the two can ask it.
+    let gpu = FakeNode::of("p5.48xlarge-driver-not-loaded");
     for (node, checks, expected) in [
         (
             neuron.tool("nccom-test").prints(nccom, 0),
