@@ -1,7 +1,9 @@
 //! The sweep: all-reduces of growing buffers, each iteration timed on every rank and its result compared.
 //!
-//! The large sizes come first, since the plateau is theirs. Where it is clear from some of them that what is asked for is out
-//! of reach, the rest is left out: whoever looks for the reason waits for every group.
+//! Sizes go up, as they do in other benchmarks, so that the figures can be compared: connections that have carried large
+//! messages are slower at middling ones. Where a bandwidth is asked for, the large sizes come first, since the plateau is
+//! theirs: if it is clear from some of them that it is out of reach, the rest is left out, for whoever looks for the reason
+//! waits for every group.
 
 use std::error::Error;
 use std::iter;
@@ -71,7 +73,11 @@ pub(crate) fn sweep(
     let root = world.process_at_rank(0);
     let mut seen = Seen::default();
     let mut is_first = true;
-    for part in [large, small] {
+    let parts = match sweep.asked_bytes_per_s {
+        Some(_) => [large, small],
+        None => [small, large],
+    };
+    for part in parts {
         for (place, bytes) in part.iter().copied().enumerate() {
             // Rank 0 decides for all, since each has seen another time.
             let left = &part[place..];
