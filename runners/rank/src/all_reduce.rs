@@ -28,9 +28,10 @@ const ITERATIONS_MAX: u64 = 1_000;
 const LEVEL_SIZES: usize = 3;
 const LEVEL: f64 = 1.1;
 
-/// Iterations before those that count, and for how long they go on before the first size of all: connections take a while to
-/// come to their speed.
+/// Iterations before those that count, and which part of a size's time they take: connections need a while to come to the
+/// speed of a size, and the first one of all the longest.
 const WARM_UP: usize = 2;
+const WARM_UP_PART: u64 = 10;
 const WARM_UP_FIRST: Duration = Duration::from_millis(50);
 
 /// Of how many iterations one is verified, besides the first and the last: comparing costs as much as reducing.
@@ -73,6 +74,7 @@ pub(crate) fn sweep(
     let root = world.process_at_rank(0);
     let mut seen = Seen::default();
     let mut is_first = true;
+    let warm_up = Duration::from_millis(sweep.size_ms / WARM_UP_PART);
     let parts = match sweep.asked_bytes_per_s {
         Some(_) => [large, small],
         None => [small, large],
@@ -102,8 +104,8 @@ pub(crate) fn sweep(
             let mut run = Size::new(world, all_reduce, bytes, voice)?;
             let cost_us = match is_warm {
                 true => 2.0 * seen.cost_us,
-                false if is_first => run.warm_up(WARM_UP_FIRST)?,
-                false => run.warm_up(Duration::ZERO)?,
+                false if is_first => run.warm_up(warm_up.max(WARM_UP_FIRST))?,
+                false => run.warm_up(warm_up)?,
             };
             is_first = false;
             let mut iterations = run.iterations(cost_us, sweep);
